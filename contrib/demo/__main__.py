@@ -1,0 +1,231 @@
+"""The main job on real files, start to end: back up, snapshot, lose data, restore, prove it, audit the store.
+
+Run by `make demo`. Works as root and as a user; leaves nothing behind. Exit status 0 only when every
+comparison found no difference.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from contrib.demo.compare import compare_trees, shown
+from contrib.demo.report import Report, mb
+from contrib.demo.scratch import (
+    Interrupted,
+    Outcome,
+    Scratch,
+    StepError,
+    disk_use_bytes,
+    mounts_below,
+    peak_rss_bytes,
+    venv_command,
+)
+from contrib.demo.tree import Source, change_tree, count, make_source
+
+SHOWN_DIFFERENCES = 10
+NEEDED_COMMANDS = ("rsync", "cp", "du", "fusermount3")
+NEEDED_BYTES = 2_000_000_000  # the tree, its changed twin, two restores, the store, two caches
+
+
+class Demo:
+    """One run in one scratch place."""
+
+    def __init__(self, scratch: Scratch, base: Path) -> None:
+        self.scratch = scratch
+        self.report = Report()
+        self.base = base
+        self.source = self._make("source")
+        self.changed = self._make("changed")  # the source after the same changes, on a plain file system
+        self.store = base / "store"
+        self.mount_point = self._make("mount")
+        self.url = f"local://{self.store}"
+        self.environment = {"CUBEFS_PASSPHRASE": secrets.token_urlsafe(16)}
+        self.compared_entries = 0
+        self.peak_bytes = 0
+        self.made: Source | None = None
+
+    def run(self) -> None:
+        """Do all steps; raise StepError at the first thing that is not as it must be."""
+        step, report = self.report.step, self.report
+        with step("make a source tree of this machine's own files"):
+            self.made = make_source(self.source)
+            report.note(_totals(self.made.files, self.made.directories, self.made.content_bytes))
+            report.note("with " + ", ".join(self.made.oddities))
+            if self.made.missing:
+                report.note("not possible here: " + ", ".join(self.made.missing))
+            self._command("cp", "-a", f"{self.source}/.", self.changed)
+        self._back_up()
+        self._change()
+        self._restore()
+        self._mount_from_nothing()
+        self._audit()
+        self._print_figures()
+
+    def _back_up(self) -> None:
+        with self.report.step(f"mkfs.cubefs {self._short(self.url)}"):
+            self._cubefs("mkfs.cubefs", self.url)
+        self._mount(self.base / "cache", "cubefs mount")
+        with self.report.step("rsync -aHX source/ mount/data/"):
+            self._command("rsync", "-aHX", f"{self.source}/", f"{self.mount_point}/data/")
+        with self.report.step("compare mount/data with the source"):
+            self._compare(self.source, self.mount_point / "data")
+        with self.report.step("cubefs snapshot create mount first"):
+            self._cubefs("cubefs", "snapshot", "create", self.mount_point, "first")
+
+    def _change(self) -> None:
+        with self.report.step("change and delete files in mount/data"):
+            self.report.note(change_tree(self.mount_point / "data"))
+            change_tree(self.changed)
+            now = count(self.changed)
+            self.report.note("now " + _totals(now.files, now.directories, now.content_bytes))
+        with self.report.step("mkdir mount/snapshots/second"):
+            (self.mount_point / "snapshots" / "second").mkdir()
+        with self.report.step("compare mount/snapshots/second with a twin changed outside of cubefs"):
+            self._compare(self.changed, self.mount_point / "snapshots" / "second" / "data")
+        with self.report.step("cubefs snapshot list mount --json"):
+            listed = self._cubefs("cubefs", "snapshot", "list", self.mount_point, "--json").stdout
+            for name in ("first", "second"):
+                if f'"{name}"' not in listed:
+                    raise StepError(f"snapshot {name} is not listed: {listed.strip()}")
+
+    def _restore(self) -> None:
+        first = self.mount_point / "snapshots" / "first" / "data"
+        for name, command in (("cp", ["cp", "-a"]), ("rsync", ["rsync", "-aHXS"])):
+            target = self._make(f"restored-by-{name}")
+            with self.report.step(f"{' '.join(command)} mount/snapshots/first/data/. {target.name}/"):
+                self._command(*command, f"{first}/.", target)
+            with self.report.step(f"compare {target.name} with the source"):
+                self._compare(self.source, target)
+            shutil.rmtree(target)
+
+    def _mount_from_nothing(self) -> None:
+        with self.report.step("cubefs sync mount"):
+            self._cubefs("cubefs", "sync", self.mount_point)
+        self.status = json.loads(self._cubefs("cubefs", "status", self.mount_point, "--json").stdout)
+        self._unmount("cubefs umount mount")
+        shutil.rmtree(self.base / "cache")
+        self._mount(self.base / "empty-cache", "cubefs mount, with an empty cache directory")
+        for name, expected in (("first", self.source), ("second", self.changed)):
+            with self.report.step(f"compare mount/snapshots/{name}, read from the store"):
+                self._compare(expected, self.mount_point / "snapshots" / name / "data")
+        self._unmount("cubefs umount mount, again")
+
+    def _audit(self) -> None:
+        with self.report.step(f"cubefs.fsck {self._short(self.url)} --data"):
+            self._cubefs("cubefs.fsck", self.url, "--data", "--json")
+
+    def _print_figures(self) -> None:
+        if self.made is None:
+            raise StepError("nothing was made")
+        print("\n      Every comparison found the trees identical, and the audit found no fault.\n")
+        self.report.figures([*figures(self.made, self.status, disk_use_bytes(self.store))])
+        self.report.figures(
+            [
+                ("entries compared", f"{self.compared_entries:,}"),
+                ("peak memory of the daemon", mb(self.peak_bytes)),
+                ("all steps", f"{sum(self.report.seconds.values()):.1f} s"),
+            ]
+        )
+
+    # -- the commands ------------------------------------------------------------------------------------------
+
+    def _mount(self, cache: Path, title: str) -> None:
+        with self.report.step(title):
+            if cache.exists():
+                raise StepError(f"{cache} is not empty")
+            self._cubefs("cubefs", "mount", self.url, self.mount_point, "--cache-dir", cache)
+            if not mounts_below(self.mount_point):
+                raise StepError("cubefs mount returned, but nothing is mounted")
+
+    def _unmount(self, title: str) -> None:
+        self.peak_bytes = max([self.peak_bytes, *map(peak_rss_bytes, self.scratch.processes())])
+        with self.report.step(title):
+            self._cubefs("cubefs", "umount", self.mount_point)
+            if mounts_below(self.mount_point):
+                raise StepError("cubefs umount returned, but it is still mounted")
+            if not self.scratch.wait_no_processes():
+                raise StepError("unmounted, but the daemon is still running")
+
+    def _cubefs(self, name: str, *arguments: str | Path) -> Outcome:
+        command = [venv_command(name), *arguments]
+        return self.scratch.run(command, environment=self.environment, directory=self.base)
+
+    def _command(self, *command: str | Path) -> None:
+        self.scratch.run(command, directory=self.base)
+
+    def _compare(self, expected: Path, actual: Path) -> None:
+        found = compare_trees(expected, actual)
+        self.compared_entries += found.entries
+        if found.differences:
+            for line in found.differences[:SHOWN_DIFFERENCES]:
+                self.report.note(f"different: {line}")
+            raise StepError(f"{len(found.differences)} differences")
+        self.report.note(f"identical: {found.entries:,} entries, {mb(found.content_bytes)}")
+
+    def _make(self, name: str) -> Path:
+        path = self.base / name
+        path.mkdir()
+        return path
+
+    def _short(self, url: str) -> str:
+        return url.replace(str(self.base), "/…")
+
+
+def figures(made: Source, status: dict[str, object], stored_bytes: int) -> list[tuple[str, str]]:
+    """Return the figures of the backup."""
+    return [
+        ("files in", f"{made.files:,}"),
+        ("bytes in", mb(made.content_bytes)),
+        ("bytes stored", f"{mb(stored_bytes)} (du of the store: both snapshots, metadata, keys)"),
+    ]
+
+
+def _totals(files: int, directories: int, content_bytes: int) -> str:
+    return f"{files:,} files in {directories:,} directories, {mb(content_bytes)}"
+
+
+def check_machine(parent: Path) -> None:
+    """Raise StepError with what is missing."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise StepError(
+            "/dev/fuse is missing or not accessible: load the module fuse, or allow it to the container"
+        )
+    if absent := [name for name in NEEDED_COMMANDS if shutil.which(name) is None]:
+        raise StepError(f"not installed: {', '.join(absent)} (run `make setup`)")
+    if absent := [name for name in ("cubefs", "mkfs.cubefs", "cubefs.fsck") if not venv_command(name).exists()]:
+        raise StepError(f"not installed: {', '.join(absent)} (run `make setup`)")
+    if shutil.disk_usage(parent).free < NEEDED_BYTES:
+        raise StepError(f"less than {mb(NEEDED_BYTES)} free in {parent}: set TMPDIR to a roomier directory")
+
+
+def main() -> int:
+    """Run the demo; return the exit status."""
+    parent = Path(tempfile.gettempdir())
+    print("\n      cubefs demo: back up, snapshot, lose data, restore, prove it, audit the store\n")
+    status = 0
+    with Scratch("cubefs-demo-") as scratch:
+        try:
+            check_machine(parent)
+            Demo(scratch, scratch.directory(parent)).run()
+        except (StepError, OSError, json.JSONDecodeError) as error:
+            print(f"\n      The demo failed: {shown(str(error))}", file=sys.stderr)
+            status = 1
+        except Interrupted as signal:
+            print("\n      Interrupted: unmounting and removing what was made.", file=sys.stderr)
+            status = signal.status
+    for problem in scratch.problems:
+        print(f"      left behind: {problem}", file=sys.stderr)
+        status = status or 1
+    if not scratch.problems:
+        print("\n      Nothing is left mounted, running or lying around.\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""What the parts of a daemon share about its one mount: the file system, its state, how to unmount it.
+
+Must never: unmount while something is open in it, unless the process is being ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import trio
+
+from cubefs.app import kernel
+from cubefs.app.cache import CacheDirectory, State
+from cubefs.app.display import safe
+from cubefs.app.options import MountOptions
+from cubefs.errors import CubefsError, InUseError
+from cubefs.format.keys import Keyring
+from cubefs.format.superblock import Superblock
+from cubefs.fs.filesystem import FileSystem
+from cubefs.fuse import session
+
+WORKER_COUNT = 4  # of our own: hung store calls must not keep `cubefs status` waiting
+BUSY_WAITS_S = (0.1, 0.2, 0.3, 0.4)  # a program that has just ended may still be letting go of its files
+END_GRACE_S = 5.0  # a process that is being ended gives programs that long to close their files
+
+_log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class MountPlan:
+    """Everything about a mount that is settled before the process goes to the background."""
+
+    store_url: str
+    mount_point: Path  # resolved
+    options: MountOptions
+    allow_other: bool
+    cache: CacheDirectory
+    superblock: Superblock
+    keyring: Keyring
+
+
+class Mounted:
+    """One mount from the time its file system is open to the end of the process."""
+
+    def __init__(self, plan: MountPlan, fs: FileSystem) -> None:
+        """Begin in the state STARTING."""
+        self.fs = fs
+        self.mount_point = plan.mount_point
+        self.state = State.STARTING
+        self.session_over = trio.Event()
+        self._plan = plan
+        self._limiter = trio.CapacityLimiter(WORKER_COUNT)
+        self._since_s = time.monotonic()
+        self._drained = trio.Event()
+        self._failure: CubefsError | None = None
+
+    @property
+    def is_mounted(self) -> bool:
+        """Whether programs can reach it."""
+        return self.state is State.MOUNTED
+
+    def enter(self, state: State) -> None:
+        """Go to `state`, and write that down for those who wait for the cache directory."""
+        self.state = state
+        self._plan.cache.describe_holder(mount_point=self.mount_point, state=state)
+
+    def end_drain(self, failure: CubefsError | None) -> None:
+        """Let go those who wait for the drain: all is stored, or `failure` says why not."""
+        self._failure = failure
+        self._drained.set()
+
+    async def wait_drained(self) -> None:
+        """Wait until everything is stored; raises what prevented it."""
+        await self._drained.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def in_worker(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a blocking call in a worker thread; when cancelled, the thread is left to end by itself."""
+        return await trio.to_thread.run_sync(
+            lambda: call(*args, **kwargs), abandon_on_cancel=True, limiter=self._limiter
+        )
+
+    async def sync_kernel_pages(self) -> None:
+        """Have the kernel write what programs stored through mmap: it belongs to a snapshot or sync asked for now."""
+        if self.is_mounted:
+            await self.in_worker(kernel.sync_kernel_pages, self.mount_point)
+
+    async def unmount(self) -> None:
+        """Unmount; returns when the session is over. Raises InUseError when something is open: it stays mounted."""
+        with trio.CancelScope(shield=True):  # umount(2) happens or not, whoever still wants it
+            for wait_s in BUSY_WAITS_S:
+                with contextlib.suppress(InUseError):
+                    await self.in_worker(kernel.unmount, self.mount_point)
+                    break
+                await trio.sleep(wait_s)
+            else:
+                raise InUseError(await self.in_worker(self._why_in_use))
+            await self.session_over.wait()
+
+    def _why_in_use(self) -> str:
+        users = kernel.users_of(self.mount_point)
+        by = f" by {', '.join(users)}" if users else ""
+        return (
+            f"{safe(self.mount_point)} is in use{by}: close the files and leave the directories in it,"
+            " then try again; it stays mounted"
+        )
+
+    async def unmount_at_any_rate(self) -> None:
+        """Unmount because the process is to end: with something open in it, detach it and end the session."""
+        try:
+            await self.in_worker(kernel.sync_kernel_pages, self.mount_point)
+            try:
+                await self.unmount()
+            except InUseError as error:
+                _log.warning("%s; detaching it, because this process is to end", str(error).partition(":")[0])
+                await self.in_worker(kernel.unmount, self.mount_point, lazily=True)
+                with trio.move_on_after(END_GRACE_S):
+                    await self.session_over.wait()
+        except (CubefsError, OSError) as error:
+            _log.warning("cannot unmount in the usual way: %s", error)
+        if not self.session_over.is_set():
+            session.end()
+
+    def left_bytes(self) -> int:
+        """Return how much is accepted but not yet stored. Cheap: asked several times a second."""
+        engine = self.fs.engine
+        return engine.files.limit.used_bytes + engine.local.dirty_bytes
+
+    def status(self) -> dict[str, Any]:
+        """Return what `cubefs status --json` shows."""
+        resident_bytes, peak_bytes = kernel.memory_bytes()
+        return {
+            "state": self.state.value,
+            "mount_point": safe(self.mount_point),
+            "store": self._plan.store_url,
+            "uuid": self._plan.superblock.uuid.hex(),
+            "read_only": self._plan.options.read_only,
+            "pid": os.getpid(),
+            "uptime_s": round(time.monotonic() - self._since_s, 1),
+            "memory_bytes": resident_bytes,
+            "memory_peak_bytes": peak_bytes,
+            "cache_dir": safe(self._plan.cache.path),
+            "log": safe(self._plan.cache.log),
+            "file_system": self.fs.status(),
+        }

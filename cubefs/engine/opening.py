@@ -1,0 +1,104 @@
+"""Finding the database to mount: the local one when it continues the store's log, otherwise rebuilt from the store.
+
+Must never: write on top of a log that somebody else has continued, or drop local changes that were not shipped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from cubefs.db.database import Database
+from cubefs.db.outbox import Outbox, StoredHead
+from cubefs.engine import metalog
+from cubefs.engine.metalog import Head
+from cubefs.errors import CacheMismatchError, FencedError, StoreUnavailableError
+from cubefs.format.keys import Keyring
+from cubefs.format.superblock import Superblock
+from cubefs.store.base import Store
+
+log = logging.getLogger(__name__)
+
+WRITER_BYTES = 16
+
+
+async def open_database(
+    path: Path,
+    *,
+    store: Store,
+    superblock: Superblock,
+    keyring: Keyring,
+    read_only: bool,
+    random: Callable[[int], bytes],
+) -> Database:
+    """Open the local database at `path`, making it from the store where needed.
+
+    Raises FencedError when both this machine and another have changes the other does not know,
+    CacheMismatchError when the database is of another file system, IntegrityError for a store set back or forked.
+    """
+    if path.exists():  # noqa: ASYNC240 - before anything runs
+        database = Database(path)
+        try:
+            if database.meta("uuid") != superblock.uuid:
+                raise CacheMismatchError(
+                    f"{path.parent} is the cache of another file system: choose another --cache-dir"
+                )
+            if await _is_current(database, store=store, superblock=superblock, keyring=keyring):
+                return database
+        except BaseException:
+            database.close()
+            raise
+        database.close()
+        log.info("another machine has written since: rebuilding the database from the store")
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+    def rebuild() -> Head:
+        return metalog.rebuild(
+            store, keyring=keyring, superblock_bytes=superblock.encode(), uuid=superblock.uuid, target=path
+        )
+
+    head = await trio.to_thread.run_sync(rebuild)
+    database = Database(path)
+    with database.operation():
+        Outbox(database).set_head(
+            StoredHead(head.seq, head.chain_hash, random(WRITER_BYTES), head.log_bytes, head.base_bytes)
+        )
+    return database
+
+
+async def _is_current(database: Database, *, store: Store, superblock: Superblock, keyring: Keyring) -> bool:
+    """Whether the local database continues the store's log; False: it is merely old, with nothing of its own."""
+    outbox = Outbox(database)
+    stored = outbox.find_head()
+    if stored is None:
+        return False  # the process ended between the rebuild and its first commit
+    head = Head(stored.seq, stored.chain_hash, stored.log_bytes, stored.base_bytes)
+    sealed = outbox.find_sealed()
+
+    def newer() -> bool:
+        metalog.check_head(store, head)
+        behind = metalog.tail(store, head, log_key=keyring.log_key, uuid=superblock.uuid)
+        first = next(behind, None)
+        if first is not None and sealed is not None and metalog.after(head, sealed.body) == first.head:
+            first = next(behind, None)  # ours: it arrived, the answer did not
+        return first is not None
+
+    try:
+        is_behind = await trio.to_thread.run_sync(newer)
+    except StoreUnavailableError as error:
+        log.warning("the store cannot be reached, so whether another machine has written is not checked: %s", error)
+        return True
+    if not is_behind:
+        return True
+    if outbox.first_waiting_ns() is not None or sealed is not None:
+        raise FencedError(
+            "another machine has written to this file system since, and this cache directory holds changes that "
+            "never reached the store: mount with another --cache-dir, and keep this one until its files are rescued"
+        )
+    return False

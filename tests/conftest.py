@@ -1,0 +1,58 @@
+"""What all tests share: the import path of their helpers, hypothesis profiles, and a watch over the log.
+
+Puts the checkout's root on the path, so that tests import their helpers as `tests.support.x`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+pytest_plugins = ["tests.support.pytest_summary"]
+
+# A time limit per example would make a busy machine look like a bug.
+settings.register_profile(
+    "ci", derandomize=True, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "soak",
+    settings.get_profile("ci"),
+    derandomize=False,
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile("ci")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare our markers."""
+    config.addinivalue_line("markers", "log_warnings: this test provokes warnings in cubefs's log")
+
+
+class _Warnings(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.levelname} {record.name}: {record.getMessage()}")
+
+
+@pytest.fixture(autouse=True)
+def no_unexpected_log_warnings(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test during which cubefs logged a warning or worse, unless it is marked `log_warnings`."""
+    handler = _Warnings()
+    logger = logging.getLogger("cubefs")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    if handler.lines and request.node.get_closest_marker("log_warnings") is None:
+        pytest.fail("unexpected warnings in cubefs's log:\n" + "\n".join(handler.lines))

@@ -26,9 +26,10 @@ from contrib.demo.scratch import (
     peak_rss_bytes,
     venv_command,
 )
-from contrib.demo.tree import Source, change_tree, count, make_source
+from contrib.demo.tree import change_tree, count, make_source
 
 SHOWN_DIFFERENCES = 10
+SHOWN_LOG_LINES = 20
 NEEDED_COMMANDS = ("rsync", "cp", "du", "fusermount3")
 NEEDED_BYTES = 2_000_000_000  # the tree, its changed twin, two restores, the store, two caches
 
@@ -48,17 +49,17 @@ class Demo:
         self.environment = {"CUBEFS_PASSPHRASE": secrets.token_urlsafe(16)}
         self.compared_entries = 0
         self.peak_bytes = 0
-        self.made: Source | None = None
+        self.status: dict[str, int] = {}  # what the file system says of itself before it is unmounted
 
     def run(self) -> None:
         """Do all steps; raise StepError at the first thing that is not as it must be."""
         step, report = self.report.step, self.report
         with step("make a source tree of this machine's own files"):
-            self.made = make_source(self.source)
-            report.note(_totals(self.made.files, self.made.directories, self.made.content_bytes))
-            report.note("with " + ", ".join(self.made.oddities))
-            if self.made.missing:
-                report.note("not possible here: " + ", ".join(self.made.missing))
+            made = make_source(self.source)
+            report.note(_totals(made.files, made.directories, made.content_bytes))
+            report.note("with " + ", ".join(made.oddities))
+            if made.missing:
+                report.note("not possible here: " + ", ".join(made.missing))
             self._command("cp", "-a", f"{self.source}/.", self.changed)
         self._back_up()
         self._change()
@@ -71,8 +72,8 @@ class Demo:
         with self.report.step(f"mkfs.cubefs {self._short(self.url)}"):
             self._cubefs("mkfs.cubefs", self.url)
         self._mount(self.base / "cache", "cubefs mount")
-        with self.report.step("rsync -aHX source/ mount/data/"):
-            self._command("rsync", "-aHX", f"{self.source}/", f"{self.mount_point}/data/")
+        with self.report.step("rsync -aHXS source/ mount/data/"):
+            self._command("rsync", "-aHXS", f"{self.source}/", f"{self.mount_point}/data/")
         with self.report.step("compare mount/data with the source"):
             self._compare(self.source, self.mount_point / "data")
         with self.report.step("cubefs snapshot create mount first"):
@@ -107,7 +108,8 @@ class Demo:
     def _mount_from_nothing(self) -> None:
         with self.report.step("cubefs sync mount"):
             self._cubefs("cubefs", "sync", self.mount_point)
-        self.status = json.loads(self._cubefs("cubefs", "status", self.mount_point, "--json").stdout)
+        status = self._cubefs("cubefs", "status", self.mount_point, "--json").stdout
+        self.status = json.loads(status)["file_system"]
         self._unmount("cubefs umount mount")
         shutil.rmtree(self.base / "cache")
         self._mount(self.base / "empty-cache", "cubefs mount, with an empty cache directory")
@@ -121,17 +123,28 @@ class Demo:
             self._cubefs("cubefs.fsck", self.url, "--data", "--json")
 
     def _print_figures(self) -> None:
-        if self.made is None:
-            raise StepError("nothing was made")
+        first, second = count(self.source), count(self.changed)
+        in_bytes = first.content_bytes + second.content_bytes
+        unique_bytes, packed_bytes = self.status["plain_bytes"], self.status["stored_bytes"]
+        seconds = self.report.seconds
         print("\n      Every comparison found the trees identical, and the audit found no fault.\n")
-        self.report.figures([*figures(self.made, self.status, disk_use_bytes(self.store))])
         self.report.figures(
             [
+                ("files", f"{first.files:,} in the first snapshot, {second.files:,} in the second"),
+                ("bytes in", f"{mb(in_bytes)} in both (holes not counted, hard links once)"),
+                ("after deduplication", f"{mb(unique_bytes)}: {in_bytes / unique_bytes:.2f} to 1"),
+                ("after compression", f"{mb(packed_bytes)}: {unique_bytes / packed_bytes:.2f} to 1"),
+                ("bytes stored", f"{mb(disk_use_bytes(self.store))} (du of the store: data, metadata, keys)"),
                 ("entries compared", f"{self.compared_entries:,}"),
                 ("peak memory of the daemon", mb(self.peak_bytes)),
-                ("all steps", f"{sum(self.report.seconds.values()):.1f} s"),
+                ("all steps", f"{sum(seconds.values()):.1f} s"),
             ]
         )
+
+    def last_log_lines(self) -> list[str]:
+        """Return the end of the daemon's newest log: where to look when something failed."""
+        logs = sorted(self.base.glob("*cache/cubefs.log"), key=lambda path: path.stat().st_mtime)
+        return logs[-1].read_text(errors="replace").splitlines()[-SHOWN_LOG_LINES:] if logs else []
 
     # -- the commands ------------------------------------------------------------------------------------------
 
@@ -177,15 +190,6 @@ class Demo:
         return url.replace(str(self.base), "/…")
 
 
-def figures(made: Source, status: dict[str, object], stored_bytes: int) -> list[tuple[str, str]]:
-    """Return the figures of the backup."""
-    return [
-        ("files in", f"{made.files:,}"),
-        ("bytes in", mb(made.content_bytes)),
-        ("bytes stored", f"{mb(stored_bytes)} (du of the store: both snapshots, metadata, keys)"),
-    ]
-
-
 def _totals(files: int, directories: int, content_bytes: int) -> str:
     return f"{files:,} files in {directories:,} directories, {mb(content_bytes)}"
 
@@ -210,11 +214,15 @@ def main() -> int:
     print("\n      cubefs demo: back up, snapshot, lose data, restore, prove it, audit the store\n")
     status = 0
     with Scratch("cubefs-demo-") as scratch:
+        demo = None
         try:
             check_machine(parent)
-            Demo(scratch, scratch.directory(parent)).run()
-        except (StepError, OSError, json.JSONDecodeError) as error:
+            demo = Demo(scratch, scratch.directory(parent))
+            demo.run()
+        except (StepError, OSError, ValueError) as error:
             print(f"\n      The demo failed: {shown(str(error))}", file=sys.stderr)
+            for line in demo.last_log_lines() if demo else []:
+                print(f"      daemon: {shown(line)}", file=sys.stderr)
             status = 1
         except Interrupted as signal:
             print("\n      Interrupted: unmounting and removing what was made.", file=sys.stderr)

@@ -44,8 +44,11 @@ def compare_trees(expected: Path, actual: Path) -> Comparison:
         found = list(_differences(left[name], right[name]))
         if not found and stat.S_ISREG(left[name].status.st_mode):
             content_bytes += left[name].status.st_size
-            if not _same_contents(left[name].path, right[name].path):
-                found.append("contents differ")
+            try:
+                if not _same_contents(left[name].path, right[name].path):
+                    found.append("contents differ")
+            except OSError as error:
+                found.append(f"cannot be read: {error.strerror}")
         differences += [f"{shown(name)}: {what}" for what in found]
     for group in _link_groups(left) ^ _link_groups(right):
         names = ", ".join(shown(name) for name in sorted(group))

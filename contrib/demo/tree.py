@@ -30,7 +30,7 @@ class Source(NamedTuple):
 
     files: int
     directories: int
-    content_bytes: int  # apparent: a hole counts
+    content_bytes: int  # see `count`
     oddities: list[str]
     missing: list[str]  # oddities that this machine or this user cannot make, with the reason
 
@@ -63,14 +63,17 @@ def make_source(root: Path) -> Source:
 
 
 def count(root: Path) -> Totals:
-    """Return how much is in a tree."""
+    """Return how much is in a tree: names, and bytes of data (holes not counted, hard links counted once)."""
     files = content_bytes = directories = 0
+    seen: set[tuple[int, int]] = set()
     for directory, below, names in os.walk(root):
         directories += len(below)
         for name in names:
             status = (Path(directory) / name).lstat()
             files += 1
-            content_bytes += status.st_size if stat.S_ISREG(status.st_mode) else 0
+            if stat.S_ISREG(status.st_mode) and (status.st_dev, status.st_ino) not in seen:
+                seen.add((status.st_dev, status.st_ino))
+                content_bytes += min(status.st_size, status.st_blocks * 512)
     return Totals(files, directories, content_bytes)
 
 

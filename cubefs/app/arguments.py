@@ -1,13 +1,12 @@
 """Parsing of arguments: one parser class whose errors are ours, and the arguments that several commands share.
 
-Must never: print; `--help` and `--version` are argparse's to print.
+Must never: do anything but understand arguments, and answer --help and --version.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
@@ -40,14 +39,19 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see: {self.prog} --help")
 
 
-def version() -> str:
-    """Return the installed version."""
-    return metadata.version("cubefs-backup")
+class _ShowVersion(argparse.Action):
+    """Looks the version up only when asked: that takes longer than all the rest of `--help`."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib import metadata
+
+        print(f"cubefs {metadata.version('cubefs-backup')}")
+        parser.exit()
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:
     """Add --version."""
-    parser.add_argument("--version", action="version", version=f"cubefs {version()}")
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
 
 
 def add_url(parser: argparse.ArgumentParser) -> None:

@@ -240,12 +240,22 @@ def _try_lock(lock: int, kind: int) -> bool:
     return True
 
 
-def _check_owner(path: Path, uuid: bytes) -> None:
+def is_owned_by(path: Path, uuid: bytes) -> bool:
+    """Return whether `path` is a cache directory of the file system `uuid`."""
+    with _translated(path):
+        return _find_owner(path) == uuid.hex()
+
+
+def _find_owner(path: Path) -> str | None:
     try:
-        owner = (path / OWNER).read_bytes()[:64].strip().decode("ascii", "replace")
-    except FileNotFoundError:
-        return
-    if owner != uuid.hex():
+        return (path / OWNER).read_bytes()[:64].strip().decode("ascii", "replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _check_owner(path: Path, uuid: bytes) -> None:
+    owner = _find_owner(path)
+    if owner is not None and owner != uuid.hex():
         raise CacheMismatchError(
             f"the cache directory {safe(path)} belongs to another file system ({safe(owner)}, not {uuid.hex()}):"
             " choose another one"

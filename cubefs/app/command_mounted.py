@@ -68,12 +68,21 @@ class ProgressView:
         """Show on stderr, where that is a terminal."""
         self.line = ProgressLine()
         self.phase = ""
+        self._store_error: str | None = None
 
     def __call__(self, progress: dict[str, Any]) -> None:
         """Take one progress message of the daemon."""
         self.phase = str(progress.get("phase"))
+        self._tell_trouble(progress.get("store_error"))
         left = format_bytes(int(progress.get("left_bytes", 0)))
         self.line.show(_PHASES.get(self.phase, "{left} left").format(left=left))
+
+    def _tell_trouble(self, store_error: str | None) -> None:
+        """Say why it takes so long, terminal or not, once for each reason."""
+        if store_error and store_error != self._store_error:
+            self.line.clear()
+            say(f"the store fails, trying again until it works (Ctrl-C to stop waiting): {store_error}")
+        self._store_error = store_error or self._store_error
 
 
 @contextlib.contextmanager

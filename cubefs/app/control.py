@@ -87,7 +87,7 @@ class ControlServer:
 
     async def _sync(self, request: Fields, conversation: Conversation) -> Fields:
         await self._mounted.sync_kernel_pages()
-        await conversation.reporting("storing", self._mounted.left_bytes, self._mounted.fs.sync())
+        await conversation.reporting("storing", self._mounted.progress, self._mounted.fs.sync())
         return {}
 
     async def _umount(self, request: Fields, conversation: Conversation) -> Fields:
@@ -96,14 +96,14 @@ class ControlServer:
             await self._sync(request, conversation)
             await conversation.say({"phase": "unmounting"})
             await self._mounted.unmount()
-        await conversation.reporting("draining", self._mounted.left_bytes, self._mounted.wait_drained())
+        await conversation.reporting("draining", self._mounted.progress, self._mounted.wait_drained())
         return {}
 
     async def _snapshot_create(self, request: Fields, conversation: Conversation) -> Fields:
         name = request.get("name")
         answer = await snapshots.create(self._mounted.fs, None if name is None else os.fsencode(str(name)))
         await conversation.say({"phase": "taken", **answer})
-        await conversation.reporting("storing", self._mounted.left_bytes, self._mounted.fs.sync())
+        await conversation.reporting("storing", self._mounted.progress, self._mounted.fs.sync())
         return answer
 
     async def _snapshot_list(self, request: Fields, conversation: Conversation) -> Fields:

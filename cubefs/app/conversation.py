@@ -1,7 +1,7 @@
 """One connection on the control socket, seen from the daemon: JSON lines, one request, progress, one answer.
 
     request   {"command": "sync", ...}
-    progress  {"progress": {"phase": "storing", "left_bytes": 1234}}       any number
+    progress  {"progress": {"phase": "storing", "left_bytes": 1234, "store_error": null}}    any number
     answer    {"ok": {...}} or {"error": {"message": "...", "exit_code": 8}}
 
 Must never: outlive its client. One that hangs up cancels what it asked for.
@@ -54,16 +54,16 @@ class Conversation:
         """Send a progress line."""
         await self._send({"progress": progress})
 
-    async def reporting(self, phase: str, left_bytes: Callable[[], int], work: Awaitable[None]) -> None:
-        """Await `work`, sending meanwhile how much is left."""
+    async def reporting(self, phase: str, progress: Callable[[], Fields], work: Awaitable[None]) -> None:
+        """Await `work`, sending meanwhile how far it is."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tick, phase, left_bytes)
+            nursery.start_soon(self._tick, phase, progress)
             await work
             nursery.cancel_scope.cancel()
 
-    async def _tick(self, phase: str, left_bytes: Callable[[], int]) -> None:
+    async def _tick(self, phase: str, progress: Callable[[], Fields]) -> None:
         while True:
-            await self.say({"phase": phase, "left_bytes": left_bytes()})
+            await self.say({"phase": phase, **progress()})
             await trio.sleep(PROGRESS_INTERVAL_S)
 
     async def _outcome(self, request: Fields, answer: Answer) -> Fields:

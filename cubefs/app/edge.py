@@ -134,5 +134,6 @@ def _end_properly_on_signals() -> None:
         sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, unwind)
+    signal.signal(signal.SIGQUIT, signal.default_int_handler)  # Ctrl-\ like Ctrl-C: a core would hold secrets
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup it stays ignored
         signal.signal(signal.SIGHUP, unwind)

@@ -151,6 +151,15 @@ def keep_secrets_in_memory() -> None:
         raise OSError(number, os.strerror(number), "prctl(PR_SET_DUMPABLE)")
 
 
+def forget_variable(name: str) -> None:
+    """Overwrite an environment variable where /proc/PID/environ shows it, and remove it."""
+    _libc.getenv.restype = ctypes.c_void_p
+    where = _libc.getenv(os.fsencode(name))
+    if where:
+        ctypes.memset(where, 0, len(ctypes.string_at(where)))
+    os.environ.pop(name, None)
+
+
 def raise_file_limit() -> None:
     """Raise the number of files this process may open to what it may ask for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -92,7 +92,7 @@ class Mounted:
         )
 
     async def sync_kernel_pages(self) -> None:
-        """Have the kernel write what programs stored through mmap: it belongs to a snapshot or sync asked for now."""
+        """Have the kernel send what programs stored through mmap: it belongs to a snapshot asked for now."""
         if self.is_mounted:
             await self.in_worker(kernel.sync_kernel_pages, self.mount_point)
 
@@ -133,9 +133,23 @@ class Mounted:
             session.end()
 
     def left_bytes(self) -> int:
-        """Return how much is accepted but not yet stored. Cheap: asked several times a second."""
+        """Return how much is accepted but not yet stored."""
         engine = self.fs.engine
         return engine.files.limit.used_bytes + engine.local.dirty_bytes
+
+    def progress(self) -> dict[str, Any]:
+        """Return what those who wait are shown. Cheap: asked several times a second."""
+        engine = self.fs.engine
+        return {
+            "left_bytes": self.left_bytes(),
+            "store_error": engine.uploader.last_error or engine.shipper.last_error,
+        }
+
+    def check_not_failed(self) -> None:
+        """Raise when the file system has stopped accepting: then not everything is stored at its end."""
+        failure = self.fs.engine.gate.failure
+        if failure is not None:
+            raise CubefsError(f"not everything is stored: {failure}; mount again, nothing acknowledged is lost")
 
     def status(self) -> dict[str, Any]:
         """Return what `cubefs status --json` shows."""

@@ -16,7 +16,7 @@ from cubefs.app.display import safe, say
 from cubefs.errors import InUseError, MountPointError, UsageError
 
 ADVICE = "choose another place"
-# what stat says on a mount point whose process is gone (fuse aborts the connection)
+# what statvfs says on a mount point whose process is gone (fuse aborts the connection)
 DEAD = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 
 
@@ -80,7 +80,7 @@ def _resolved(directory: Path) -> Path:
 def _remove_dead_mounts(target: Path) -> None:
     while True:
         try:
-            target.stat()
+            os.statvfs(target)  # never answered from the kernel's memory, as stat may be
             return
         except OSError as error:
             if error.errno not in DEAD:

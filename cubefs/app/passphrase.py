@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 
 from cubefs.app.display import safe, say
+from cubefs.app.kernel import forget_variable
 from cubefs.errors import UsageError, UserInterruptError
 
 ENVIRONMENT = "CUBEFS_PASSPHRASE"
@@ -43,7 +44,8 @@ def choose_passphrase(*, file: Path | None, what_for: str) -> str:
 
 
 def _given(file: Path | None) -> str | None:
-    in_environment = os.environ.pop(ENVIRONMENT, None)  # programs that we start have no use for it
+    in_environment = os.environ.get(ENVIRONMENT)
+    forget_variable(ENVIRONMENT)  # neither /proc nor the programs that we start need to have it
     if file is not None:
         return _from_file(file)
     if in_environment is None:

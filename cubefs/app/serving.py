@@ -97,6 +97,7 @@ class _Life:
                 nursery.start_soon(server.serve, control.listen(plan.cache.control))
                 await self._serve_session(mounted)
                 self._begin_drain(mounted)
+            mounted.check_not_failed()
             failure = None
         except Exception as group:
             error = root_cause(group)
@@ -154,7 +155,7 @@ class _Life:
         self, nursery: trio.Nursery, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         # SIGHUP: a terminal that is closed ends a foreground mount; the daemon ignores it
-        wanted = [signal.SIGTERM, signal.SIGINT]
+        wanted = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             wanted.append(signal.SIGHUP)
         with trio.open_signal_receiver(*wanted) as signals:

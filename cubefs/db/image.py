@@ -265,6 +265,6 @@ def _translated(what: str) -> Iterator[None]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a database with what a crash may have left beside it: that would be applied to the next one."""
+    """Remove a database and what a crash may have left beside it, which belongs to no other file."""
     for suffix in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)

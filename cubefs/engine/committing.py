@@ -143,7 +143,7 @@ class Committer:
             request.done.set()
 
     def _wanted(self, everything: bool) -> list[FileState]:
-        return [state for state in self._dirty_states() if everything or state.must_seal]
+        return [state for state in self._dirty_states() if everything or state.is_wanted]
 
     async def _commit(self, everything: bool, cut: bool, requests: list[_Request]) -> int:
         await self._sealer.settle(self._wanted(everything))

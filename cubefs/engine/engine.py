@@ -41,6 +41,7 @@ from cubefs.format.keys import Keyring
 from cubefs.format.superblock import Superblock
 from cubefs.model import MIB, Chunking
 from cubefs.store.base import Store
+from cubefs.store.retry import Retrying
 from cubefs.store.verify import Verify
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class EngineOptions:
     """What a mount may choose. Sizes in bytes, times in seconds."""
 
     cache_limit_bytes: int = 10 * GIB
-    dirty_limit_bytes: int = 128 * MIB
+    dirty_limit_bytes: int = 64 * MIB
     commit_interval_s: float = 5.0
     recovery_point_s: float = 60.0
     read_timeout_s: float = 60.0
@@ -76,6 +77,7 @@ class Engine:
         clock_ns: Callable[[], int],
     ) -> None:
         self.options = options
+        store = Retrying(store)
         self.store = store
         self.uuid = superblock.uuid
         self.clock_ns = clock_ns
@@ -236,6 +238,7 @@ async def open_engine(
                     await engine.committer.commit()  # the head has moved: make that durable as well
             finally:
                 engine.disk.stop()
+                engine.shipper.close()
                 nursery.cancel_scope.cancel()
     finally:
         database.close()

@@ -22,7 +22,6 @@ class FileState:
         "body",
         "ctime_ns",
         "dirty",
-        "first_dirty_s",
         "inode",
         "is_unlinked",
         "mtime_ns",
@@ -30,6 +29,7 @@ class FileState:
         "open_count",
         "rewrite_count",
         "sealing",
+        "sealing_is_wanted",
         "sealing_stop",
         "size_bytes",
         "taken_count",
@@ -44,13 +44,13 @@ class FileState:
         self.dirty = Ranges()
         self.sealing: Ranges | None = None  # being hashed and packed: still served to readers
         self.sealing_stop: int | None = None  # a truncate has overtaken the sealing data beyond this
+        self.sealing_is_wanted = False  # as `must_seal`, for the generation being sealed
         self.open_count = 0
         self.is_unlinked = False
         self.must_seal = False  # the next commit must include the data: a name or attribute change has relied on it
         self.rewrite_count = 0  # changes other than appends to the dirty run: invalidates a plan made from it
         self.taken_count = 0  # generations handed to the sealer
         self.applied_count = 0  # generations that reached the database
-        self.first_dirty_s: float | None = None
         self._limit = limit
         self._charged_bytes = 0
 
@@ -58,6 +58,11 @@ class FileState:
     def is_dirty(self) -> bool:
         """Whether any accepted data is not in the database yet."""
         return bool(self.dirty) or self.sealing is not None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the next commit must include this file's data."""
+        return self.must_seal or self.sealing_is_wanted
 
     @property
     def pending_bytes(self) -> int:
@@ -93,6 +98,7 @@ class FileState:
     def take(self) -> Ranges:
         """Hand all dirty data to the sealer as the next generation."""
         taken, self.dirty = self.dirty, Ranges()
+        self.sealing_is_wanted, self.must_seal = self.must_seal, False
         self._start(taken)
         return taken
 
@@ -118,10 +124,11 @@ class FileState:
         """The generation being sealed has reached the database (or was overtaken)."""
         self.sealing = None
         self.sealing_stop = None
+        self.sealing_is_wanted = False
         self.applied_count += 1
         if not self.dirty:
             self.must_seal = False
-            self.mtime_ns = self.ctime_ns = self.first_dirty_s = None
+            self.mtime_ns = self.ctime_ns = None
         self.charge()
 
     def drop(self) -> None:

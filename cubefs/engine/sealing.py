@@ -36,7 +36,7 @@ Ts = TypeVarTuple("Ts")
 
 BATCH_BYTES = 4 * MIB  # closed small files are sealed together: full frames and one worker hop for hundreds
 BATCH_FILES = 1000  # bounds the stretch that applies a batch
-STREAM_BYTES = 24 * MIB  # a growing file is sealed in pieces of this: some 16 blocks, 2 to 3 frames per worker call
+STREAM_BYTES = 16 * MIB  # a growing file is sealed in pieces of this: some ten blocks
 RANDOM_RUNS = 2000  # a file with this many dirty runs is sealed: bounds the stretch that applies it
 _JOBS = 2  # one computes while the other appends and applies
 _WORKERS = 2  # compression is the cost; more than this only takes turns on small machines

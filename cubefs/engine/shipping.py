@@ -4,6 +4,7 @@
     keep      the sealed bytes are committed locally: a retry sends exactly these
     put       create meta/<seq> exclusively, read it back
     confirm   the head moves, the outbox is emptied
+    base      when the log has grown too long, a new base of exactly this state
 
 Must never: ship a commit before its packs are stored, or send other bytes under a number already tried.
 """
@@ -23,6 +24,7 @@ from cubefs.engine import metalog
 from cubefs.engine.committing import Committer
 from cubefs.engine.gate import Gate
 from cubefs.engine.metalog import Head
+from cubefs.engine.rebasing import Rebaser
 from cubefs.engine.uploading import Uploader
 from cubefs.errors import CubefsError, FencedError, StoreError
 from cubefs.format import log as record_format
@@ -65,8 +67,9 @@ class Shipper:
         self._needs: dict[int, frozenset[int]] = {}  # cut → packs that must be stored before it is shipped
         self._wake = trio.Event()
         self._moved = trio.Event()
+        self._rebaser = Rebaser(database_path=database.path, store=store, keyring=keyring, uuid=uuid)
         self._has_announced = False
-        self.shipped_number = 0
+        self.shipped_number = database.last_number if outbox.first_waiting_ns() is None else 0
         self.last_error: str | None = None
 
     @property
@@ -77,7 +80,10 @@ class Shipper:
     def committed(self, cut: bool) -> None:
         """A commit has happened; when it was a cut, everything up to it may be shipped."""
         if cut:
-            self._needs[self._db.last_number] = self._uploader.unstored
+            number = self._db.last_number
+            self._needs[number] = self._uploader.unstored
+            if Rebaser.is_due(self._head()) and number > self.shipped_number:
+                self._rebaser.pin(number)
             self._wake.set()
 
     async def wait_shipped(self, number: int) -> None:
@@ -86,6 +92,10 @@ class Shipper:
             self._gate.check()
             await self._moved.wait()
         self._gate.check()
+
+    def close(self) -> None:
+        """Let go of what is held of the database."""
+        self._rebaser.drop()
 
     async def run(self) -> None:
         """Ship cuts as they come, until cancelled."""
@@ -117,13 +127,21 @@ class Shipper:
             sealed = await self._seal(number)
         await self._put(sealed)
         head = metalog.after(self._head(), sealed.body)
-        self._stored = StoredHead(head.seq, head.chain_hash, self._stored.writer, head.log_bytes, head.base_bytes)
+        self._set_head(head)
         with self._db.operation():
             self._outbox.shipped(sealed, self._stored)
+        based = await self._rebaser.write(sealed.last_number, head)
+        if based is not head:
+            self._set_head(based)
+            with self._db.operation():
+                self._outbox.set_head(self._stored)
         self.shipped_number = max(self.shipped_number, sealed.last_number)
         self._needs = {cut: packs for cut, packs in self._needs.items() if cut > sealed.last_number}
         self._notify()
         return True
+
+    def _set_head(self, head: Head) -> None:
+        self._stored = StoredHead(head.seq, head.chain_hash, self._stored.writer, head.log_bytes, head.base_bytes)
 
     def _head(self) -> Head:
         stored = self._stored

@@ -20,6 +20,8 @@ XATTR_CREATE = 1  # setxattr(2)
 XATTR_REPLACE = 2
 XATTR_NAME_MAX_BYTES = 255
 XATTR_VALUE_MAX_BYTES = 65536
+TIME_MIN_NS = -(2**63)  # the years 1677 to 2262 fit into what is stored
+TIME_MAX_NS = 2**63 - 1
 _CLIP_ROWS = 2000
 _CAPABILITY = b"security.capability"
 
@@ -61,7 +63,10 @@ class Attributes:
                 mode=mode,
                 uid=attr.uid if change.uid is None else change.uid,
                 gid=attr.gid if change.gid is None else change.gid,
-                mtime_ns=attr.mtime_ns if change.mtime_ns is None else change.mtime_ns,
+                # a time outside becomes the nearest inside, as Linux does for its own file systems
+                mtime_ns=attr.mtime_ns
+                if change.mtime_ns is None
+                else max(TIME_MIN_NS, min(change.mtime_ns, TIME_MAX_NS)),
                 ctime_ns=now_ns if change.ctime_ns is None else change.ctime_ns,
             )
             self._tree.update_inode(changed)

@@ -47,6 +47,7 @@ class FileSystem:
         self.before_snapshot: Callable[[], Awaitable[None]] | None = None
 
         self.lookup = self._namespace.lookup
+        self.find_child = self._namespace.find_child
         self.getattr = self._namespace.getattr
         self.readlink = self._namespace.readlink
         self.readdir = self._namespace.readdir

@@ -45,19 +45,23 @@ class Namespace:
 
     # -- reading ----------
 
+    def find_child(self, parent: int, name: bytes) -> Attr | None:
+        """Return the attributes of what `name` in `parent` names. `parent` must be a directory. ESTALE."""
+        if is_virtual(parent):
+            return self._views.child(parent, name)
+        attr = self._tree.find_child(parent, name)
+        if attr is not None:
+            return self._seen(attr)
+        if parent == ROOT_INODE and name == SNAPDIR_NAME:
+            return self._views.snapdir_attr()
+        if len(name) > NAME_MAX_BYTES:
+            raise PosixError(errno.ENAMETOOLONG)
+        return None
+
     def lookup(self, parent: int, name: bytes) -> Attr:
         """Return the attributes of what `name` in `parent` names. ENOENT, ENOTDIR, ENAMETOOLONG, ESTALE."""
-        if is_virtual(parent):
-            attr = self._views.child(parent, name)
-        else:
-            attr = self._tree.find_child(parent, name)
-            if attr is not None:
-                return self._seen(attr)
-            if parent == ROOT_INODE and name == SNAPDIR_NAME:
-                return self._views.snapdir_attr()
+        attr = self.find_child(parent, name)
         if attr is None:
-            if len(name) > NAME_MAX_BYTES:
-                raise PosixError(errno.ENAMETOOLONG)
             self._get_dir(parent)
             raise PosixError(errno.ENOENT)
         return attr
@@ -67,6 +71,8 @@ class Namespace:
         attr = self._views.attr(ino) if is_virtual(ino) else self._tree.find_attr(ino)
         if attr is None:
             raise PosixError(errno.ENOENT)
+        if ino == ROOT_INODE and not self._views.hidden:
+            return attr._replace(nlink=attr.nlink + 1)  # `snapshots` is a sub-directory too
         return self._seen(attr)
 
     def readlink(self, ino: int) -> bytes:

@@ -102,15 +102,15 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        try:
-            return self._entry(self._fs.lookup(parent_inode, name))
-        except PosixError as error:
-            if error.errno != errno.ENOENT or parent_inode == SNAPDIR_INODE:
-                raise
-            missing = EntryAttributes()  # number 0: the kernel remembers that there is none
-            missing.st_ino = 0
-            missing.entry_timeout = self._long_s
-            return missing
+        attr = self._fs.find_child(parent_inode, name)
+        if attr is not None:
+            return self._entry(attr)
+        if parent_inode == SNAPDIR_INODE:
+            raise FUSEError(errno.ENOENT)
+        missing = EntryAttributes()  # number 0: the kernel remembers that there is none
+        missing.st_ino = 0
+        missing.entry_timeout = self._long_s
+        return missing
 
     @_answers
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:

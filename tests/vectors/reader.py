@@ -4,10 +4,14 @@
 
 It does not import cubefs and shares no code with it: what it can read, anybody can who has the document. It
 authenticates everything it uses, and refuses what the document says a reader refuses. It needs blake3,
-zstandard and cryptography; changesets are applied with the sqlite3 of the standard library.
+zstandard and cryptography; changesets are applied with the sqlite3 of the standard library. One file, so that it
+can be kept beside a backup.
 
 Exit status: 0 restored; 1 restored, but something could not be set here (each said on stderr); 2 refused.
 """
+
+# file names are bytes, which pathlib does not take
+# ruff: noqa: PTH101, PTH102, PTH103, PTH118, PTH208, PTH211
 
 from __future__ import annotations
 
@@ -107,8 +111,12 @@ class Keys(NamedTuple):
 
 def derive_keys(master: bytes) -> Keys:
     seed = int.from_bytes(hkdf(master, None, b"cubefs v1 chunk seed", 8), "big") & (1 << 63) - 1
-    labels = (b"cubefs v1 block id", b"cubefs v1 packs", b"cubefs v1 metadata")
-    return Keys(*(hkdf(master, None, label) for label in labels), seed)
+    return Keys(
+        block=hkdf(master, None, b"cubefs v1 block id"),
+        pack=hkdf(master, None, b"cubefs v1 packs"),
+        log=hkdf(master, None, b"cubefs v1 metadata"),
+        chunk_seed=seed,
+    )
 
 
 def parse_recovery_key(text: str) -> bytes | None:
@@ -187,7 +195,7 @@ class Pack:
         self._key = hkdf(pack_key, self.salt, b"cubefs v1 pack")
         footer = self._part(2, 0, data[-32:], b"", "footer")
         index_offset, index_bytes, frame_count = struct.unpack(">QII", footer)
-        check(64 <= index_offset and index_offset + index_bytes == len(data) - 32, "index is elsewhere")
+        check(index_offset >= 64 and index_offset + index_bytes == len(data) - 32, "index is elsewhere")
         self._read_index(self._part(1, 0, data[index_offset:-32], b"", "index"))
         last = self.frames[-1]
         check(len(self.frames) == frame_count, "footer and index disagree")
@@ -216,7 +224,7 @@ class Pack:
         """Return the numbers of the frames that a block lies in; refused where no block can be."""
         check(1 <= place.length <= BLOCK_MAX, "block of a wrong length")
         span = range(place.frame, place.frame + -(-place.length // FRAME_MAX))
-        check(0 <= span.start and span.stop <= len(self.frames), "block in a frame that is not there")
+        check(span.start >= 0 and span.stop <= len(self.frames), "block in a frame that is not there")
         sizes = [self.frames[number].plain_bytes for number in span]
         if len(span) == 1:
             check(0 <= place.frame_offset <= sizes[0] - place.length, "block outside of its frame")
@@ -398,7 +406,7 @@ class Store:
     def list(self, folder: str, pattern: str) -> list[str]:
         """Return what in one folder matches, sorted."""
         path = self.directory / folder
-        found = os.listdir(path) if path.is_dir() else []  # noqa: PTH208
+        found = os.listdir(path) if path.is_dir() else []
         return sorted(name for name in found if re.fullmatch(pattern, name, re.ASCII))
 
 
@@ -555,13 +563,14 @@ class Blocks:
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
 
     def get(self, block: int) -> bytes:
-        return _cached(self._blocks, block, self.BLOCKS, self._read)
+        plain: bytes = _cached(self._blocks, block, self.BLOCKS, self._read)
+        return plain
 
     def _read(self, block: int) -> bytes:
         sql = "SELECT pack, hash, length, frame, frame_offset FROM block WHERE id = ?"
         row = self._database.execute(sql, (block,)).fetchone()
         check(row, f"block {block} is not there")
-        pack = _cached(self._packs, row[0], self.PACKS, self._open_pack)
+        pack: Pack = _cached(self._packs, row[0], self.PACKS, self._open_pack)
         try:
             return pack.block(Place(*row[1:]), block_key=self._fs.keys.block)
         except Refused as refused:
@@ -602,8 +611,8 @@ class Restorer:
     def restore(self, out: bytes) -> None:
         root = self._view.inode(1)
         check(stat.S_ISDIR(root.mode), "the root is no directory")
-        os.makedirs(out, exist_ok=True)  # noqa: PTH103
-        if os.listdir(out):  # noqa: PTH208
+        os.makedirs(out, exist_ok=True)
+        if os.listdir(out):
             raise SystemExit(f"{os.fsdecode(out)} is not empty")
         directories = [(out, root)]
         done = []
@@ -612,12 +621,12 @@ class Restorer:
             done.append((path, directory))
             for name, number in self._view.entries(directory.id):
                 check(name not in (b".", b"..") and not set(name) & {0, 47}, f"entry {name!r}")
-                child = os.path.join(path, name)  # noqa: PTH118
+                child = os.path.join(path, name)
                 inode = self._view.inode(number)
                 if stat.S_ISDIR(inode.mode):
                     check(number not in self._paths and number != 1, f"directory {number} has two names")
                     self._paths[number] = child
-                    os.mkdir(child, 0o700)  # noqa: PTH102
+                    os.mkdir(child, 0o700)
                     directories.append((child, inode))
                 else:
                     self._restore_other(child, inode)
@@ -668,7 +677,7 @@ class Restorer:
                 os.setxattr(path, name, value, follow_symlinks=False)
         with self._warning(path):
             if not stat.S_ISLNK(inode.mode):
-                os.chmod(path, stat.S_IMODE(inode.mode))  # noqa: PTH101
+                os.chmod(path, stat.S_IMODE(inode.mode))
             os.utime(path, ns=(inode.mtime_ns, inode.mtime_ns), follow_symlinks=False)
 
     @contextlib.contextmanager
@@ -692,11 +701,13 @@ def main() -> int:
         parser.error("set CUBEFS_PASSPHRASE to the passphrase or the recovery key")
     try:
         fs = open_store(arguments.store, passphrase)
-        with tempfile.TemporaryDirectory(prefix="cubefs-reader-") as scratch:
-            with contextlib.closing(rebuild(fs, Path(scratch, "metadata"))) as database:
-                view = View(database, find_epoch(database, arguments.snapshot))
-                restorer = Restorer(view, Blocks(fs, database))
-                restorer.restore(arguments.out)
+        with (
+            tempfile.TemporaryDirectory(prefix="cubefs-reader-") as scratch,
+            contextlib.closing(rebuild(fs, Path(scratch, "metadata"))) as database,
+        ):
+            view = View(database, find_epoch(database, arguments.snapshot))
+            restorer = Restorer(view, Blocks(fs, database))
+            restorer.restore(arguments.out)
     except Refused as refused:
         print(f"refused: {refused}", file=sys.stderr)
         return 2

@@ -1,0 +1,84 @@
+"""Writing a new base when the log has grown: mounting elsewhere then costs the base and a short log.
+
+A base is the state of one cut exactly. It is pinned in the stretch after the cut's commit and written once that
+cut is the end of the shipped log; when a later cut was shipped together with it, the pin is dropped.
+Must never: delete an older base or log object (point-in-time mounts and readers may need them).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import trio
+
+from cubefs.db.image import PinnedImage, pin
+from cubefs.engine import metalog
+from cubefs.engine.metalog import Head
+from cubefs.errors import CubefsError
+from cubefs.format.keys import Keyring
+from cubefs.model import MIB
+from cubefs.store.base import Store
+
+log = logging.getLogger(__name__)
+
+LOG_MIN_BYTES = 16 * MIB  # a shorter log replays in a second or two
+
+
+class Rebaser:
+    """Decides when the log outweighs half of its base, and writes the next one."""
+
+    def __init__(self, *, database_path: Path, store: Store, keyring: Keyring, uuid: bytes) -> None:
+        self._path = database_path
+        self._store = store
+        self._keyring = keyring
+        self._uuid = uuid
+        self._pinned: tuple[int, PinnedImage] | None = None
+
+    @staticmethod
+    def is_due(head: Head) -> bool:
+        """Whether the log since the base has grown enough for a new one."""
+        return head.log_bytes > max(LOG_MIN_BYTES, head.base_bytes // 2)
+
+    def pin(self, number: int) -> None:
+        """Keep the state of the cut `number`, which has just been committed."""
+        self.drop()
+        self._pinned = (number, pin(self._path))
+
+    def drop(self) -> None:
+        """Let go of a pinned state."""
+        if self._pinned is not None:
+            self._pinned[1].close()
+            self._pinned = None
+
+    async def write(self, number: int, head: Head) -> Head:
+        """Write the base for `head` if it is the state that was pinned; return the head with the new base.
+
+        A store that fails now only leaves the log longer: the next cut tries again.
+        """
+        if self._pinned is None or self._pinned[0] != number:
+            self.drop()
+            return head
+        image = self._pinned[1]
+        target = self._path.with_name("base.image")
+        try:
+            base_bytes = await trio.to_thread.run_sync(self._write, image, target, head)
+        except CubefsError as error:
+            log.warning("no new base was written: %s", error)
+            return head
+        finally:
+            self.drop()
+            target.unlink(missing_ok=True)
+        log.info("wrote a base of %d bytes at log object %d", base_bytes, head.seq)
+        return head._replace(log_bytes=0, base_bytes=base_bytes)
+
+    def _write(self, image: PinnedImage, target: Path, head: Head) -> int:
+        image.write(target)
+        return metalog.write_base(
+            self._store,
+            log_key=self._keyring.log_key,
+            uuid=self._uuid,
+            seq=head.seq,
+            chain_hash=head.chain_hash,
+            image=target,
+        )

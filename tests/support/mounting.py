@@ -1,0 +1,227 @@
+"""Real file systems for tests: made, mounted, used and unmounted with the real commands.
+
+`Machine` is one computer's worth of directories below a temporary one. Whatever a test does to it, `close` ends
+every process it started and leaves nothing mounted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PASSPHRASE = "correct horse battery staple"
+PROGRAMS = Path(sys.executable).parent  # where the entry points are installed
+TIMEOUT_S = 60.0
+END_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """Return stdout, which must be JSON."""
+        return json.loads(self.out)
+
+    def error_line(self) -> str:
+        """Return the one line that a failed command may write to stderr, without `cubefs: `."""
+        lines = self.err.splitlines()
+        assert len(lines) == 1, f"not exactly one line on stderr: {self.err!r}"
+        assert lines[0].startswith("cubefs: "), lines[0]
+        assert "Traceback" not in self.err and "internal error" not in self.err, self.err
+        return lines[0].removeprefix("cubefs: ")
+
+
+class Machine:
+    """A store, a cache directory and a mount point, each made when first used."""
+
+    def __init__(self, root: Path, *, environment: Mapping[str, str] | None = None) -> None:
+        """Keep everything below `root`."""
+        self.root = root
+        self.store = root / "store"
+        self.url = f"local://{self.store}"
+        self.cache = root / "cache"
+        self.mount_point = root / "mnt"
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("CUBEFS_", "XDG_"))}
+        self.environment = {
+            **kept,
+            "CUBEFS_PASSPHRASE": PASSPHRASE,
+            "CUBEFS_CACHE_DIR": str(self.cache),
+            "XDG_CACHE_HOME": str(root / "xdg"),
+            **(environment or {}),
+        }
+        self._children: list[subprocess.Popen[Any]] = []
+
+    # -- commands ------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        program: str,
+        *arguments: str | bytes | Path,
+        environment: Mapping[str, str | None] | None = None,
+        timeout_s: float = TIMEOUT_S,
+        user: int | None = None,
+    ) -> Finished:
+        """Run an installed program without a terminal, whatever its exit code; None removes a variable."""
+        result = subprocess.run(
+            [PROGRAMS / program, *arguments],
+            env=self._environment(environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_s,
+            start_new_session=True,  # no controlling terminal, as under cron
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
+        )
+        return Finished(result.returncode, result.stdout.decode(), result.stderr.decode())
+
+    def cubefs(self, *arguments: str | bytes | Path, **options: Any) -> Finished:
+        """Run `cubefs` and demand success."""
+        result = self.run("cubefs", *arguments, **options)
+        assert result.code == 0, f"cubefs {arguments} ended with {result.code}: {result.err}"
+        return result
+
+    def start(self, program: str, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+        """Start a program that the test ends itself, or `close` does."""
+        child = subprocess.Popen(
+            [PROGRAMS / program, *arguments],
+            env=self._environment(None),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            **options,
+        )
+        self._children.append(child)
+        return child
+
+    def _environment(self, changes: Mapping[str, str | None] | None) -> dict[str, str]:
+        merged = {**self.environment, **(changes or {})}
+        return {key: value for key, value in merged.items() if value is not None}
+
+    # -- the usual steps -----------------------------------------------------------------------------------
+
+    def mkfs(self, *arguments: str) -> str:
+        """Make the file system; return its recovery key."""
+        made = self.cubefs("mkfs", self.url, "--json", *arguments).json()
+        return str(made["recovery_key"])
+
+    def adopt(self, store: Path) -> None:
+        """Start with a copy of a store that was made before: faster than making one."""
+        shutil.copytree(store, self.store)
+
+    def mount(self, *arguments: str | Path, at: Path | None = None) -> Path:
+        """Mount (in the background) and return the mount point."""
+        target = at or self.mount_point
+        target.mkdir(exist_ok=True)
+        self.cubefs("mount", self.url, target, *arguments)
+        assert os.path.ismount(target)
+        return target
+
+    def umount(self, *, at: Path | None = None) -> None:
+        """Unmount with `cubefs umount`: everything is stored, the process has ended."""
+        target = at or self.mount_point
+        self.cubefs("umount", target)
+        assert not os.path.ismount(target)
+
+    def status(self, *, at: Path | None = None) -> dict[str, Any]:
+        """Return `cubefs status --json`."""
+        fields = self.cubefs("status", at or self.mount_point, "--json").json()
+        assert isinstance(fields, dict)
+        return fields
+
+    def log(self) -> str:
+        """Return the daemon's log."""
+        return (self.cache / "cubefs.log").read_text()
+
+    def kill(self, *, at: Path | None = None) -> None:
+        """End the daemon as a power cut of its process would (kill -9); the mount is dead afterwards."""
+        process = int(self.status(at=at)["pid"])
+        os.kill(process, signal.SIGKILL)
+        wait_until(lambda: not is_running(process))
+
+    # -- tidying up ----------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Unmount everything below the root and end every process that was started here."""
+        for target in reversed(mounts_below(self.root)):
+            detach = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
+            subprocess.run([*detach, target], check=False, capture_output=True)
+        for process in self._daemons():
+            _end(process)
+        for child in self._children:
+            if child.poll() is None:
+                child.kill()
+            child.communicate()
+
+    def _daemons(self) -> list[int]:
+        """Return the processes that hold cache directories below the root; their command line names our store."""
+        found = []
+        for lock in self.root.rglob("lock"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                process = int(json.loads(lock.read_bytes())["pid"])
+                if os.fsencode(self.root) in Path(f"/proc/{process}/cmdline").read_bytes():
+                    found.append(process)
+        return found
+
+
+def mounts_below(root: Path) -> list[Path]:
+    """Return mount points below `root`, in mount order (paths here need no unescaping)."""
+    targets = [Path(line.split(" ")[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [target for target in targets if root in target.parents]
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float = END_TIMEOUT_S) -> None:
+    """Wait until `condition` holds; fail after `timeout_s`."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        time.sleep(0.02)
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _end(process: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGTERM)  # unmount and store what is left
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not is_running(process), timeout_s=3)
+        os.kill(process, signal.SIGKILL)
+        wait_until(lambda: not is_running(process))
+
+
+def small_disk(path: Path, *, size: str) -> None:
+    """Mount a tmpfs, for disks that are full (root only); `Machine.close` unmounts it."""
+    path.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", path], check=True)
+
+
+def tree_of(root: Path, *, skip: Sequence[str] = ()) -> dict[str, bytes]:
+    """Return the contents of all regular files below `root`, by relative path."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.relative_to(root).parts[0] not in skip
+    }

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cubefs.fsck.report import Finding, Severity
-
 from cubefs.format import names
+from cubefs.fsck.report import Finding, Severity, many
 from cubefs.store.base import ObjectInfo, Store
 
 FOREIGN_SHOWN = 20  # objects listed by name; the rest is counted
@@ -67,7 +66,9 @@ class Inventory:
             yield Finding("object-foreign", Severity.NOTE, "further such objects", "", count=rest_count)
         unfinished = sorted(set(self.chunks) - set(self.base_seqs))
         for seq in unfinished:
-            what = f"a base that was never finished, {len(self.chunks[seq])} objects: the next one replaces it"
+            what = (
+                f"a base that was never finished, {many(len(self.chunks[seq]), 'object')}: the next one replaces it"
+            )
             yield Finding("base-unfinished", Severity.NOTE, what, self.chunks[seq][0].rpartition("/")[0])
 
 

@@ -9,12 +9,11 @@ import datetime
 from collections.abc import Iterator
 from pathlib import Path
 
-from cubefs.fsck.report import Finding, Severity
-
 from cubefs.db.audit_local import LocalState, read_local_state
 from cubefs.engine import metalog
 from cubefs.engine.metalog import Head
 from cubefs.errors import IntegrityError
+from cubefs.fsck.report import Finding, Severity, many, shown
 from cubefs.store.base import Store
 
 DATABASE = "db.sqlite"
@@ -28,7 +27,7 @@ def check_cache(store: Store, cache_dir: Path, *, uuid: bytes, database: str = D
     try:
         state = read_local_state(path)
     except IntegrityError as error:
-        yield Finding("cache-unreadable", Severity.NOTE, str(error), str(path))
+        yield Finding("cache-unreadable", Severity.NOTE, str(error), shown(bytes(path)))
         return
     if state.uuid != uuid:
         return
@@ -36,9 +35,9 @@ def check_cache(store: Store, cache_dir: Path, *, uuid: bytes, database: str = D
         try:
             metalog.check_head(store, Head(state.head_seq, state.head_hash, 0, 0))
         except IntegrityError as error:
-            yield Finding("log-forked", Severity.ERROR, str(error), str(path))
+            yield Finding("log-forked", Severity.ERROR, str(error), shown(bytes(path)))
     if state.unshipped_commits or state.unstored_packs:
-        yield Finding("not-shipped", Severity.NOTE, _describe(state), str(path))
+        yield Finding("not-shipped", Severity.NOTE, _describe(state), shown(bytes(path)))
 
 
 def _describe(state: LocalState) -> str:
@@ -47,6 +46,7 @@ def _describe(state: LocalState) -> str:
         moment = datetime.datetime.fromtimestamp(state.first_unshipped_ns // 10**9, tz=datetime.UTC)
         since = f" since {moment:%Y-%m-%dT%H:%M:%SZ}"
     return (
-        f"not in the store yet: {state.unshipped_commits:,} commits ({state.unshipped_bytes:,} bytes){since}, "
-        f"{state.unstored_packs:,} packs ({state.unstored_bytes:,} bytes); a mount or `cubefs sync` stores them"
+        f"not known to be in the store yet: {many(state.unshipped_commits, 'commit')} of metadata"
+        f" ({many(state.unshipped_bytes, 'byte')}){since}, {many(state.unstored_packs, 'pack')}"
+        f" ({many(state.unstored_bytes, 'byte')}); a mount or `cubefs sync` stores them"
     )

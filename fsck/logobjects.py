@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from cubefs.fsck.inventory import Inventory
-from cubefs.fsck.report import Finding, Severity
-
 from cubefs.errors import IntegrityError, ObjectMissingError, UnsupportedVersionError
 from cubefs.format import envelope, log, names
 from cubefs.format.envelope import ObjectKind
 from cubefs.format.keys import Keyring, object_hash, slot_kind
+from cubefs.fsck.inventory import Inventory
+from cubefs.fsck.report import Finding, Severity
 from cubefs.store.base import Store
 
 _DAMAGE = (IntegrityError, UnsupportedVersionError)  # one flipped byte makes a newer version

@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from cubefs.fsck.packdata import KnownPack, Verdict, verify_pack
-from cubefs.fsck.report import NOTHING_AFFECTED, Affected, Finding, Severity
-
 from cubefs.db.audit import Audit, AuditedPack
 from cubefs.errors import ObjectMissingError, StoreError
 from cubefs.format import names
 from cubefs.format.keys import Keyring
+from cubefs.fsck.packdata import KnownPack, Verdict, verify_pack
+from cubefs.fsck.report import NOTHING_AFFECTED, Affected, Finding, Severity, many
 from cubefs.model import PACK_MAX_BYTES
 from cubefs.store.base import ObjectInfo, Store
 
@@ -147,9 +146,7 @@ class PackAudit:
 
     def _unreferenced(self) -> Iterator[Finding]:
         if self.unreferenced_count:
-            what = (
-                f"packs that no shipped commit names, {self.unreferenced_count:,} with "
-                f"{self.unreferenced_bytes:,} bytes: being written now, or left by a machine that died"
-            )
+            count, size = many(self.unreferenced_count, "pack"), many(self.unreferenced_bytes, "byte")
+            what = f"{count} ({size}) that no shipped commit names: being written now, or left by a crash"
             more = " ..." if self.unreferenced_count > NAMES_SHOWN else ""
             yield Finding("pack-unreferenced", Severity.NOTE, what, ", ".join(self.unreferenced) + more)

@@ -12,7 +12,7 @@ from typing import Any
 
 from cubefs.db.audit_check import NOTHING_AFFECTED, Affected, AffectedPath, Severity
 
-__all__ = ["NOTHING_AFFECTED", "Affected", "AffectedPath", "Counts", "Finding", "Report", "Severity", "shown"]
+__all__ = ["NOTHING_AFFECTED", "Affected", "Counts", "Finding", "Report", "Severity", "many", "shown"]
 
 # fsck(8)
 EXIT_CLEAN = 0
@@ -106,20 +106,20 @@ class Report:
 
     def verdict(self) -> str:
         """Return the summary: clean, or how many errors; and how many notes."""
-        errors = "clean" if not self.error_count else _many(self.error_count, "error")
-        return f"{errors}, {_many(self.note_count, 'note')}" if self.note_count else errors
+        errors = "clean" if not self.error_count else many(self.error_count, "error")
+        return f"{errors}, {many(self.note_count, 'note')}" if self.note_count else errors
 
     def _count_lines(self) -> Iterator[str]:
         counts = self.counts
         yield (
-            f"{_many(counts.objects, 'object')} ({_bytes(counts.object_bytes)}), {_many(counts.packs, 'pack')}, "
-            f"{_many(counts.inodes, 'inode')}, {_many(counts.blocks, 'block')}, "
-            f"{_many(counts.snapshots, 'snapshot')} in {counts.seconds:.1f} s"
+            f"{many(counts.objects, 'object')} ({_bytes(counts.object_bytes)}), {many(counts.packs, 'pack')}, "
+            f"{many(counts.inodes, 'inode')}, {many(counts.blocks, 'block')}, "
+            f"{many(counts.snapshots, 'snapshot')} in {counts.seconds:.1f} s"
         )
         if not self.has_checked_tables:
             yield "the metadata could not be read: files, snapshots and what is damaged of them are not known"
         if self.has_checked_data:
-            packs = _many(counts.verified_packs, "pack")
+            packs = many(counts.verified_packs, "pack")
             yield f"{packs} read and decoded: {_bytes(counts.verified_bytes)} of file data"
         else:
             yield "the contents of packs were not read: --data does"
@@ -154,19 +154,19 @@ def _finding_lines(finding: Finding) -> Iterator[str]:
     if not affects.paths:
         return
     count = len(affects.paths) + affects.more_count
-    yield f"       affects {_many(count, 'path')} in {_views(affects.is_live, affects.snapshots)}:"
+    yield f"       affects {many(count, 'path')} in {_views(affects)}:"
     for path in affects.paths:
-        yield f"         {shown(path.path)}  [{_views(path.is_live, path.snapshots)}]"
+        yield f"         {shown(path.path)}  [{_views(path)}]"
     if affects.more_count:
         yield f"         and {affects.more_count:,} more"
 
 
-def _views(is_live: bool, snapshots: tuple[bytes, ...]) -> str:
-    names = ["the live tree"] if is_live else []
-    names += [shown(name) for name in snapshots[:SNAPSHOTS_SHOWN]]
-    if len(snapshots) > SNAPSHOTS_SHOWN:
-        names.append(f"{_many(len(snapshots) - SNAPSHOTS_SHOWN, 'more snapshot')}")
-    return ", ".join(names)
+def _views(affected: Affected | AffectedPath) -> str:
+    names = affected.snapshots
+    shown_names = ", ".join(map(shown, names[:SNAPSHOTS_SHOWN]))
+    more = f" and {len(names) - SNAPSHOTS_SHOWN:,} more" if len(names) > SNAPSHOTS_SHOWN else ""
+    snapshots = [f"snapshot{'s' if len(names) > 1 else ''} {shown_names}{more}"] if names else []
+    return " and ".join((["the live tree"] if affected.is_live else []) + snapshots)
 
 
 def _finding_json(finding: Finding) -> dict[str, Any]:
@@ -200,7 +200,8 @@ def _name_json(name: bytes, *, key: str = "name") -> dict[str, str]:
         return {key: shown(name), f"{key}_b64": base64.b64encode(name).decode("ascii")}
 
 
-def _many(count: int, noun: str) -> str:
+def many(count: int, noun: str) -> str:
+    """Return the number with its noun, in the plural where it is due."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
@@ -210,4 +211,4 @@ def _bytes(count: int) -> str:
         if value < 1024:
             break
         value, unit = value / 1024, larger
-    return _many(count, "byte") if unit == "bytes" else f"{value:.1f} {unit}"
+    return many(count, "byte") if unit == "bytes" else f"{value:.1f} {unit}"

@@ -13,13 +13,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from cubefs.fsck import localcache
-from cubefs.fsck.inventory import Inventory
-from cubefs.fsck.logobjects import OldLog, check_slots
-from cubefs.fsck.packs import PackAudit
-from cubefs.fsck.progress import Progress, silent
-from cubefs.fsck.report import Counts, Finding, Report, Severity, shown
-
 from cubefs.db.audit import Audit
 from cubefs.db.audit_check import Violation
 from cubefs.engine import metalog
@@ -27,6 +20,12 @@ from cubefs.errors import IntegrityError, UnsupportedVersionError
 from cubefs.format import names
 from cubefs.format.keys import Keyring
 from cubefs.format.superblock import Superblock
+from cubefs.fsck import localcache
+from cubefs.fsck.inventory import Inventory
+from cubefs.fsck.logobjects import OldLog, check_slots
+from cubefs.fsck.packs import PackAudit
+from cubefs.fsck.progress import Progress, silent
+from cubefs.fsck.report import Counts, Finding, Report, Severity, shown
 from cubefs.store.base import Store
 
 

@@ -5,7 +5,9 @@ Puts the checkout's root on the path, so that tests import their helpers as `tes
 
 from __future__ import annotations
 
+import faulthandler
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,9 @@ from hypothesis import HealthCheck, settings
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 pytest_plugins = ["tests.support.pytest_summary"]
+
+TEST_LIMIT_S = 20
+SOAK_LIMIT_S = 24 * 3600
 
 # A time limit per example would make a busy machine look like a bug.
 settings.register_profile(
@@ -56,3 +61,21 @@ def no_unexpected_log_warnings(request: pytest.FixtureRequest) -> Iterator[None]
         logger.removeHandler(handler)
     if handler.lines and request.node.get_closest_marker("log_warnings") is None:
         pytest.fail("unexpected warnings in cubefs's log:\n" + "\n".join(handler.lines))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """End a test that hangs, and show where all its threads are."""
+    limit_s = SOAK_LIMIT_S if item.config.getoption("--hypothesis-profile") == "soak" else TEST_LIMIT_S
+
+    def give_up(number: int, frame: object) -> None:
+        faulthandler.dump_traceback()
+        raise TimeoutError(f"the test still runs after {limit_s} s")
+
+    previous = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(limit_s)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)

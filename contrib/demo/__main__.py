@@ -30,6 +30,7 @@ from contrib.demo.tree import change_tree, count, make_source
 
 SHOWN_DIFFERENCES = 10
 SHOWN_LOG_LINES = 20
+STEP_TIMEOUT_S = 180.0  # a step takes seconds; rsync may wait for itself for ever when the mount below it dies
 NEEDED_COMMANDS = ("rsync", "cp", "du", "fusermount3")
 NEEDED_BYTES = 2_000_000_000  # the tree, its changed twin, two restores, the store, two caches
 
@@ -120,7 +121,11 @@ class Demo:
 
     def _audit(self) -> None:
         with self.report.step(f"cubefs.fsck {self._short(self.url)} --data"):
-            self._cubefs("cubefs.fsck", self.url, "--data", "--json")
+            said = self._cubefs("cubefs.fsck", self.url, "--data").stdout.splitlines()
+            for line in said:
+                self.report.note(line)
+            if "clean" not in said[-1]:
+                raise StepError(f"the audit says: {said[-1]}")
 
     def _print_figures(self) -> None:
         first, second = count(self.source), count(self.changed)
@@ -167,10 +172,12 @@ class Demo:
 
     def _cubefs(self, name: str, *arguments: str | Path) -> Outcome:
         command = [venv_command(name), *arguments]
-        return self.scratch.run(command, environment=self.environment, directory=self.base)
+        return self.scratch.run(
+            command, environment=self.environment, directory=self.base, timeout_s=STEP_TIMEOUT_S
+        )
 
     def _command(self, *command: str | Path) -> None:
-        self.scratch.run(command, directory=self.base)
+        self.scratch.run(command, directory=self.base, timeout_s=STEP_TIMEOUT_S)
 
     def _compare(self, expected: Path, actual: Path) -> None:
         found = compare_trees(expected, actual)

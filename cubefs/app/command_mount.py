@@ -116,8 +116,12 @@ def prepare(url: str, target: Path, given: MountOptions) -> MountPlan:
 def _check_fuse() -> None:
     if not FUSE_DEVICE.exists():
         raise MountPointError(f"{FUSE_DEVICE} is missing: load the kernel module with `modprobe fuse` as root")
+    if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
+        raise MountPointError(
+            f"no permission for {FUSE_DEVICE}: mount as root, or let root run: chmod 666 {FUSE_DEVICE}"
+        )
     if os.geteuid() != 0:
-        kernel.fusermount()  # opens the device for us, whatever its permissions are
+        kernel.fusermount()
 
 
 def _tell_waiting(holder: cache.Holder) -> None:

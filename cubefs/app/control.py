@@ -83,7 +83,7 @@ class ControlServer:
         return await command(request, conversation)
 
     async def _status(self, request: Fields, conversation: Conversation) -> Fields:
-        return self._mounted.status()
+        return await self._mounted.status()
 
     async def _sync(self, request: Fields, conversation: Conversation) -> Fields:
         await self._mounted.sync_kernel_pages()

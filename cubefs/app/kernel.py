@@ -76,6 +76,8 @@ def unmount(target: Path, *, lazily: bool = False) -> None:
         number = ctypes.get_errno()
         if number == errno.EBUSY:
             raise InUseError(f"{safe(target)} is in use")
+        if number == errno.EINVAL and find_mount(target) is None:
+            return  # somebody else was faster
         raise MountPointError(f"cannot unmount {safe(target)}: {os.strerror(number)}")
     command = [fusermount(), "-u", *(["-z"] if lazily else []), "--", os.fspath(target)]
     result = subprocess.run(

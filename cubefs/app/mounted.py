@@ -151,7 +151,7 @@ class Mounted:
         if failure is not None:
             raise CubefsError(f"not everything is stored: {failure}; mount again, nothing acknowledged is lost")
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """Return what `cubefs status --json` shows."""
         resident_bytes, peak_bytes = kernel.memory_bytes()
         return {
@@ -166,5 +166,5 @@ class Mounted:
             "memory_peak_bytes": peak_bytes,
             "cache_dir": safe(self._plan.cache.path),
             "log": safe(self._plan.cache.log),
-            "file_system": self.fs.status(),
+            "file_system": await self.fs.status(),
         }

@@ -100,13 +100,13 @@ _EXTENTS: tuple[Check, ...] = (
         "extent-range",
         "an extent reaches beyond the end of its block",
         "extent",
-        f"""SELECT e.body, e.file_offset, e.length, e.block, e.block_offset, b.length AS block_length, e.views
-        FROM (
-            SELECT body, file_offset, length, block, block_offset,
-                {view_range("view_at(since)", _VIEWS)} AS views FROM extent
-            UNION ALL SELECT body, file_offset, length, block, block_offset,
-                {view_range("view_at(since)", "view_at(until)")} FROM extent_history) e
-        JOIN block b ON b.id = e.block WHERE e.block_offset + e.length > b.length""",
+        f"""SELECT e.body, e.file_offset, e.length, e.block, e.block_offset, b.length AS block_length,
+            {view_range("view_at(e.since)", _VIEWS)} AS views
+        FROM extent e JOIN block b ON b.id = e.block WHERE e.block_offset + e.length > b.length
+        UNION ALL
+        SELECT e.body, e.file_offset, e.length, e.block, e.block_offset, b.length,
+            {view_range("view_at(e.since)", "view_at(e.until)")}
+        FROM extent_history e JOIN block b ON b.id = e.block WHERE e.block_offset + e.length > b.length""",
         Scope.BODY,
     ),
 )

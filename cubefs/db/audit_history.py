@@ -32,8 +32,8 @@ _KINDS = (
 )
 
 
-def _seen(alias: str, until: str | None = None) -> str:
-    return view_range(f"view_at({alias}.since)", f"view_at({until or f'{alias}.until'})") + " AS views"
+def _seen(alias: str) -> str:
+    return view_range(f"view_at({alias}.since)", f"view_at({alias}.until)") + " AS views"
 
 
 def _since(kind: _Kind) -> Check:
@@ -67,11 +67,11 @@ def _overlap(kind: _Kind) -> Check:
         f"{kind.table}-overlap",
         f"two versions of {kind.noun} are valid in one epoch",
         f"{kind.table}_history",
-        f"""SELECT * FROM (
+        f"""SELECT p.*, {_seen("p")} FROM (
             SELECT {shown}, h.since, h.until,
-                lead(h.since, 1, {FOREVER}) OVER (PARTITION BY {key} ORDER BY h.until) AS next_since,
-                {_seen("h")} FROM {kind.table}_history h)
-        WHERE next_since < until
+                lead(h.since, 1, {FOREVER}) OVER (PARTITION BY {key} ORDER BY h.until) AS next_since
+            FROM {kind.table}_history h) p
+        WHERE p.next_since < p.until
         UNION ALL
         SELECT {shown}, h.since, h.until, t.since AS next_since, {_seen("h")}
         FROM {kind.table}_history h JOIN {kind.table} t ON {same} WHERE t.since < h.until""",

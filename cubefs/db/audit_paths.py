@@ -53,6 +53,7 @@ class PathFinder:
         self._all = (1 << views.count) - 1
         self._indexed = False
         self._parents: dict[int, list[tuple[_Entry, int]]] = {}
+        self._names: dict[int, tuple[bytes, ...]] = {}
 
     def of_row(self, scope: Scope, row: dict[str, object], views: object) -> Affected:
         """Return what the row of a check affects. `views`: its JSON array of view numbers, None for all."""
@@ -149,7 +150,9 @@ class PathFinder:
         return self._parents[inode]
 
     def _snapshot_names(self, views: int) -> tuple[bytes, ...]:
-        return tuple(name for number, name in enumerate(self._views.names) if views >> number & 1)
+        if views not in self._names:  # a damaged store may make thousands of findings with the same few sets
+            self._names[views] = tuple(name for number, name in enumerate(self._views.names) if views >> number & 1)
+        return self._names[views]
 
 
 def _bits(lo: int, hi: int) -> int:

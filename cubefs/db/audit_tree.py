@@ -132,11 +132,11 @@ _DENTRIES: tuple[Check, ...] = (
         f"""SELECT max(id) AS dentry, parent, name, min(id) AS other, NULL AS views
         FROM dentry GROUP BY parent, name HAVING count(*) > 1
         UNION ALL
-        SELECT dentry, parent, name, other, views FROM (
-            SELECT h.id AS dentry, h.parent, h.name, h.until, lead(h.id) OVER w AS other,
-                lead(h.since) OVER w AS next_since, {view_range("view_at(h.since)", "view_at(h.until)")} AS views
-            FROM dentry_history h WINDOW w AS (PARTITION BY h.parent, h.name ORDER BY h.until))
-        WHERE next_since < until
+        SELECT p.dentry, p.parent, p.name, p.other, {view_range("view_at(p.since)", "view_at(p.until)")} FROM (
+            SELECT h.id AS dentry, h.parent, h.name, h.since, h.until, lead(h.id) OVER w AS other,
+                lead(h.since) OVER w AS next_since
+            FROM dentry_history h WINDOW w AS (PARTITION BY h.parent, h.name ORDER BY h.until)) p
+        WHERE p.next_since < p.until
         UNION ALL
         SELECT h.id, h.parent, h.name, d.id, {view_range("view_at(h.since)", "view_at(h.until)")}
         FROM dentry_history h JOIN dentry d ON d.parent = h.parent AND d.name = h.name WHERE d.since < h.until""",

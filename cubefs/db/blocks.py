@@ -44,14 +44,6 @@ class BlockRow(NamedTuple):
     frame_offset: int
 
 
-class SpaceUse(NamedTuple):
-    """Plaintext and stored bytes of all packs."""
-
-    stored_bytes: int
-    plain_bytes: int
-    live_bytes: int
-
-
 class Blocks:
     """Reads and changes of blocks, packs and frames. Changes belong inside `Database.operation()`."""
 
@@ -212,15 +204,10 @@ class Blocks:
         """Record that a pack has no local file any more."""
         self._execute("DELETE FROM local_pack WHERE salt = ?", (salt,))
 
-    # -- numbers ----------
-
-    def space_use(self) -> SpaceUse:
-        """Return how much all packs hold. Reads every frame's row: for reports, not for every statfs."""
-        stored = self._execute("SELECT coalesce(sum(size_bytes), 0) FROM pack").get
-        plain, live = self._execute(
-            "SELECT coalesce(sum(plain_bytes), 0), coalesce(sum(live_bytes), 0) FROM frame"
-        ).fetchone()
-        return SpaceUse(stored, plain, live)
+    def stored_bytes(self) -> int:
+        """Return the size of all packs (some thousand rows per 10 GB; the caller remembers it for a while)."""
+        stored: int = self._execute("SELECT coalesce(sum(size_bytes), 0) FROM pack").get
+        return stored
 
 
 def _spread(live: dict[tuple[int, int], int], *, pack: int, frame: int, length: int, sign: int) -> None:

@@ -234,12 +234,13 @@ def translate(error: apsw.Error) -> LocalDiskError | IntegrityError:
 
 def checkpoint(path: Path) -> None:
     """Move what the WAL holds into the database file, as far as readers allow. Runs in a worker."""
-    with _reader(path, writable=True) as connection:
+    with reader(path, writable=True) as connection:
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
 
 @contextlib.contextmanager
-def _reader(path: Path, *, writable: bool = False) -> Iterator[apsw.Connection]:
+def reader(path: Path, *, writable: bool = False) -> Iterator[apsw.Connection]:
+    """Open a second connection for a worker: it sees the last commit, and never the batch that is open."""
     flags = apsw.SQLITE_OPEN_READWRITE if writable else apsw.SQLITE_OPEN_READONLY
     connection = apsw.Connection(str(path), flags=flags)
     connection.set_busy_timeout(_BUSY_MS)

@@ -20,6 +20,10 @@ class Xattrs:
         value = self._execute("SELECT value FROM xattr WHERE inode = ? AND name = ?", (inode, name)).get
         return None if value is None else bytes(value)
 
+    def is_used(self, name: bytes) -> bool:
+        """Whether any live inode has an attribute of this name. Reads the whole table."""
+        return bool(self._execute("SELECT EXISTS (SELECT 1 FROM xattr WHERE name = ?)", (name,)).get)
+
     def names(self, inode: int) -> list[bytes]:
         """Return the names of all live attributes of `inode`, sorted."""
         return [

@@ -39,7 +39,7 @@ from cubefs.engine.shipping import Shipper
 from cubefs.engine.uploading import Uploader
 from cubefs.format.keys import Keyring
 from cubefs.format.superblock import Superblock
-from cubefs.model import MIB, Chunking
+from cubefs.model import MIB, Chunking, PackState
 from cubefs.store.base import Store
 from cubefs.store.retry import Retrying
 from cubefs.store.verify import Verify
@@ -47,6 +47,7 @@ from cubefs.store.verify import Verify
 log = logging.getLogger(__name__)
 
 GIB = 1024 * MIB
+_HOUSEKEEPING_S = 3.0  # a clean unmount waits this long for work that the next mount can do as well
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,7 @@ class Engine:
         clock_ns: Callable[[], int],
     ) -> None:
         self.options = options
-        store = Retrying(store)
-        self.store = store
+        self.store: Store = Retrying(store)
         self.uuid = superblock.uuid
         self.clock_ns = clock_ns
         self.database = database
@@ -90,67 +90,82 @@ class Engine:
         self.outbox = Outbox(database)
         self.gate = Gate()
         self.files = FileTable(DirtyLimit(options.dirty_limit_bytes))
+        self._keyring = keyring
+        self._make_data_path(cache_dir, nursery)
+        self._make_log()
+        self.sealer.on_pack_opened = self._pack_opened
+        self.sealer.on_pack_closed = self._pack_closed
+        self.committer.on_commit = self._committed
+
+    def _make_data_path(self, cache_dir: Path, nursery: trio.Nursery) -> None:
+        """Local packs, sealing and reading."""
+        options, keyring, database = self.options, self._keyring, self.database
         pack_files = PackFiles(cache_dir / "packs")
         self.local = LocalPacks(
-            pack_files, database, self.blocks, limit_bytes=options.cache_limit_bytes, clock_ns=clock_ns
+            pack_files, database, self.blocks, limit_bytes=options.cache_limit_bytes, clock_ns=self.clock_ns
         )
         self.disk = LocalDisk(cache_dir, self.files.limit, self.local)
-        writer = PackWriter(
-            pack_files, pack_key=keyring.pack_key, uuid=superblock.uuid, wait_for_space=self.disk.wait_in_worker
-        )
-        self.writer = writer
         chunking = Chunking(database.meta("chunking").decode())
         self.sealer = Sealer(
             database=database,
             tree=self.tree,
             extents=self.extents,
             blocks=self.blocks,
-            writer=writer,
+            writer=PackWriter(
+                pack_files, pack_key=keyring.pack_key, uuid=self.uuid, wait_for_space=self.disk.wait_in_worker
+            ),
             keyring=keyring,
             chunker=Chunker(chunking, keyring.chunk_seed),
             chunking=chunking,
             gate=self.gate,
-            clock_ns=clock_ns,
+            clock_ns=self.clock_ns,
             verified_how=Verify.FULL.value,
-        )
-        self.committer = Committer(
-            database=database,
-            sealer=self.sealer,
-            gate=self.gate,
-            dirty_states=self.files.dirty,
-            clock_ns=clock_ns,
-            interval_s=options.commit_interval_s,
-            recovery_point_s=options.recovery_point_s,
-        )
-        self.uploader = Uploader(local=self.local, store=store, policy=Verify.FULL)
-        self.shipper = Shipper(
-            database=database,
-            outbox=self.outbox,
-            committer=self.committer,
-            uploader=self.uploader,
-            gate=self.gate,
-            store=store,
-            keyring=keyring,
-            uuid=superblock.uuid,
-            clock_ns=clock_ns,
-        )
-        self.housekeeper = Housekeeper(
-            database=database, extents=self.extents, blocks=self.blocks, snapshots=self.snapshots, gate=self.gate
         )
         self.reader = BlockReader(
             database=database,
             blocks=self.blocks,
             local=self.local,
-            store=store,
+            store=self.store,
             keyring=keyring,
-            uuid=superblock.uuid,
+            uuid=self.uuid,
             nursery=nursery,
-            clock_ns=clock_ns,
+            clock_ns=self.clock_ns,
             timeout_s=options.read_timeout_s,
         )
-        self._keyring = keyring
-        self.sealer.on_pack_closed = self._pack_closed
-        self.committer.on_commit = self._committed
+
+    def _make_log(self) -> None:
+        """Commits and what brings them to the store."""
+        self.committer = Committer(
+            database=self.database,
+            sealer=self.sealer,
+            gate=self.gate,
+            dirty_states=self.files.dirty,
+            clock_ns=self.clock_ns,
+            interval_s=self.options.commit_interval_s,
+            recovery_point_s=self.options.recovery_point_s,
+        )
+        self.uploader = Uploader(local=self.local, store=self.store, policy=Verify.FULL)
+        self.shipper = Shipper(
+            database=self.database,
+            outbox=self.outbox,
+            committer=self.committer,
+            uploader=self.uploader,
+            gate=self.gate,
+            store=self.store,
+            keyring=self._keyring,
+            uuid=self.uuid,
+            clock_ns=self.clock_ns,
+        )
+        self.housekeeper = Housekeeper(
+            database=self.database,
+            extents=self.extents,
+            blocks=self.blocks,
+            snapshots=self.snapshots,
+            gate=self.gate,
+        )
+
+    def _pack_opened(self, salt: bytes) -> None:
+        self.local.add(salt, PackState.OPEN, 0)  # counted once it is complete
 
     def _pack_closed(self, pack: int, salt: bytes, name: bytes) -> None:
         self.uploader.add(pack, salt, name)
@@ -233,7 +248,8 @@ async def open_engine(
             try:
                 await engine.start(nursery)
                 yield engine
-                if engine.gate.failure is None:
+                if engine.gate.failure is None and not options.read_only:
+                    await engine.housekeeper.finish(_HOUSEKEEPING_S)  # it must not change rows behind the last cut
                     await engine.sync()
                     await engine.committer.commit()  # the head has moved: make that durable as well
             finally:

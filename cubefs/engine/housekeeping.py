@@ -33,6 +33,7 @@ class Housekeeper:
         self._wake = trio.Event()
         self._wake.set()  # an earlier mount may have left work
         self._idle = trio.Event()
+        self._is_stopped = False
 
     def wake(self) -> None:
         """There is something to do."""
@@ -44,13 +45,19 @@ class Housekeeper:
         """Wait until nothing is left to do."""
         await self._idle.wait()
 
+    async def finish(self, timeout_s: float) -> None:
+        """Stop for good once idle, or after `timeout_s`: nothing changes after this."""
+        with trio.move_on_after(timeout_s):
+            await self.wait_idle()
+        self._is_stopped = True
+
     async def run(self) -> None:
-        """Work until cancelled."""
-        while True:
+        """Work until cancelled or finished."""
+        while not self._is_stopped:
             await self._wake.wait()
             self._wake = trio.Event()
             try:
-                while await self._step():
+                while not self._is_stopped and await self._step():
                     await trio.lowlevel.checkpoint()
             except CubefsError as error:
                 self._gate.fail(error)
@@ -61,6 +68,8 @@ class Housekeeper:
     async def _step(self) -> bool:
         """Do one bounded step; return whether there was anything to do."""
         await self._gate.wait_open()
+        if self._is_stopped:
+            return False
         deltas: RefDeltas = defaultdict(int)
         with self._db.operation():
             if self._extents.retire_step(limit=STEP_ROWS, deltas=deltas):

@@ -97,13 +97,15 @@ class Sealer:
         self._slots = trio.Semaphore(_JOBS)
         self._limiter = trio.CapacityLimiter(_WORKERS)
         self._pack_ids: dict[bytes, int] = {}
+        self.on_pack_opened: Callable[[bytes], None] = lambda salt: None
         self.on_pack_closed: Callable[[int, bytes, bytes], None] = lambda pack, salt, name: None
 
     # -- asking ----------
 
     def request(self, state: FileState) -> None:
         """Queue a file whose data should be sealed soon: it was closed, or has grown much. Never blocks."""
-        if state.dirty and state.inode not in self._queue:
+        # an inode's earlier state may still be queued: emptied by a truncate, then forgotten
+        if state.dirty and self._queue.get(state.inode) is not state:
             self._queue[state.inode] = state
             self._queue_bytes += state.dirty.bytes_held
             if self._queue_bytes >= BATCH_BYTES or len(self._queue) >= BATCH_FILES:
@@ -325,6 +327,7 @@ class Sealer:
         """Add the rows of packs, frames and blocks that an append made."""
         if part.opened:
             self._pack_ids[part.salt] = self._blocks.insert_pack(part.salt, now_ns=self._clock_ns())
+            self.on_pack_opened(part.salt)
         pack = self._pack_ids[part.salt]
         for number, frame in part.frames:
             self._blocks.insert_frame(pack, number, frame)

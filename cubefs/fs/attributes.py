@@ -40,9 +40,7 @@ class Attributes:
         self._gate = engine.gate
         self.virtual_xattrs: dict[bytes, bytes] = {}  # of the root: answered, never listed
         # the kernel asks for this one before every write: answer from memory that nobody has it
-        self._has_capabilities = bool(
-            self._db.execute("SELECT EXISTS (SELECT 1 FROM xattr WHERE name = ?)", (_CAPABILITY,)).get
-        )
+        self._has_capabilities = self._xattrs.is_used(_CAPABILITY)
 
     # -- setattr ----------
 

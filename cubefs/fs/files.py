@@ -138,6 +138,8 @@ class Files:
         state = handle.state
         if state is None:
             raise PosixError(errno.EROFS)
+        if not data:
+            return 0
         if offset + len(data) > FILE_MAX_BYTES:
             raise PosixError(errno.EFBIG)
         if self._limit.is_full:
@@ -187,6 +189,7 @@ class Files:
         if state is not None:
             pieces = self._engine.extents.pieces(state.body, start=offset, stop=stop)
         else:
+            self._views.check(handle.epoch)
             pieces = self._engine.extents.pieces_at(handle.attr.body, handle.epoch, start=offset, stop=stop)
         if len(pieces) == 1 and not unsealed:
             data = await self._read_one(pieces[0], offset, stop)

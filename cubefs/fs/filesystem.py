@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cubefs.engine.engine import Engine, EngineOptions, open_engine
 from cubefs.errors import PosixError
@@ -72,6 +71,7 @@ class FileSystem:
         self.sync = engine.sync
         self.statfs = self._reports.statfs
         self.status = self._reports.status
+        self.counters = self._reports.counters
         self.snapshot_list = self._views.all
 
     @property
@@ -142,10 +142,6 @@ class FileSystem:
         """Finish what the last mount left, before the first operation."""
         if not self.engine.options.read_only:
             self._files.delete_orphans()
-
-    def status_json(self) -> dict[str, Any]:
-        """Return `status` as plain JSON values."""
-        return self.status()
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from cubefs.db.contents import count_contents
 from cubefs.engine.engine import Engine
 from cubefs.fs.views import Views
 from cubefs.model import StatFs
@@ -47,18 +48,30 @@ class Reports:
         return self._statfs
 
     def _stored_bytes(self) -> int:
-        sql = "SELECT coalesce(sum(size_bytes), 0) FROM pack"
-        stored: int = self._engine.database.execute(sql).get
-        return stored + self._engine.files.limit.used_bytes
+        return self._engine.blocks.stored_bytes() + self._engine.files.limit.used_bytes
 
-    def status(self) -> dict[str, Any]:
-        """Return everything a person or a monitor may want to know, as JSON values."""
+    async def status(self) -> dict[str, Any]:
+        """Return everything a person or a monitor may want to know, as JSON values.
+
+        What takes counting is as of the last commit, and counted in a worker.
+        """
+        contents = await trio.to_thread.run_sync(count_contents, self._engine.database.path)
+        return {
+            **self.counters(),
+            "inodes": contents.inodes,
+            "logical_bytes": contents.logical_bytes,
+            "plain_bytes": contents.plain_bytes,
+            "live_bytes": contents.live_bytes,
+            "dead_bytes": contents.plain_bytes - contents.live_bytes,
+            "stored_bytes": contents.stored_bytes,
+        }
+
+    def counters(self) -> dict[str, Any]:
+        """Return the part of `status` that needs no counting. Never yields."""
         engine = self._engine
-        space = engine.blocks.space_use()
         outbox_count, outbox_bytes = engine.outbox.size()
         waiting_ns = engine.outbox.first_waiting_ns()
         reads = engine.reader.statistics()
-        logical = engine.database.execute("SELECT count(*), coalesce(sum(size_bytes), 0) FROM inode").fetchone()
         return {
             "uuid": engine.uuid.hex(),
             "store": engine.store.describe(),
@@ -66,12 +79,6 @@ class Reports:
             "failure": str(engine.gate.failure) if engine.gate.failure else None,
             "read_only": engine.options.read_only,
             "snapshots": len(self._views.all()),
-            "inodes": logical[0],
-            "logical_bytes": logical[1],
-            "plain_bytes": space.plain_bytes,
-            "live_bytes": space.live_bytes,
-            "dead_bytes": space.plain_bytes - space.live_bytes,
-            "stored_bytes": space.stored_bytes,
             "open_files": engine.files.open_count,
             "dirty_bytes": engine.files.limit.used_bytes,
             "dirty_limit_bytes": engine.files.limit.limit_bytes,

@@ -53,9 +53,14 @@ class Views:
     def epoch(self, ino: int) -> int:
         """Return the snapshot number of an inode number, 0 for the live tree. ESTALE when it was deleted."""
         epoch = ino >> SNAPSHOT_SHIFT
-        if epoch and epoch not in self._by_number:
-            raise PosixError(errno.ESTALE)
+        if epoch:
+            self.check(epoch)
         return epoch
+
+    def check(self, epoch: int) -> None:
+        """ESTALE when snapshot `epoch` was deleted."""
+        if epoch not in self._by_number:
+            raise PosixError(errno.ESTALE)
 
     def attr(self, ino: int) -> Attr | None:
         """Return the attributes of an inode of a snapshot or of the virtual directory."""

@@ -102,6 +102,7 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """Find a name; a missing one is remembered by the kernel too."""
         attr = self._fs.find_child(parent_inode, name)
         if attr is not None:
             return self._entry(attr)
@@ -114,12 +115,14 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        """Answer stat(2)."""
         return self._entry(self._fs.getattr(inode))
 
     @_answers
     async def setattr(
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
+        """Answer chmod, chown, truncate and utimensat(2)."""
         change = SetAttr(
             mode=attr.st_mode if fields.update_mode else None,
             uid=attr.st_uid if fields.update_uid else None,
@@ -131,34 +134,41 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        """Answer readlink(2)."""
         return self._fs.readlink(inode)
 
     @_answers
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
+        """Make a file, fifo, socket or device node."""
         return self._entry(await self._fs.mknod(parent_inode, name, mode, rdev, _caller(ctx)))
 
     @_answers
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        """Make a directory, or take a snapshot in `snapshots`."""
         return self._entry(await self._fs.mkdir(parent_inode, name, mode, _caller(ctx)))
 
     @_answers
     async def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        """Make a symlink."""
         return self._entry(await self._fs.symlink(parent_inode, name, target, _caller(ctx)))
 
     @_answers
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
+        """Make a hard link."""
         return self._entry(await self._fs.link(inode, new_parent_inode, new_name))
 
     @_answers
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        """Remove a name."""
         await self._fs.unlink(parent_inode, name)
 
     @_answers
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        """Remove an empty directory."""
         await self._fs.rmdir(parent_inode, name)
 
     @_answers
@@ -171,6 +181,7 @@ class Operations(pyfuse3.Operations):
         flags: int,
         ctx: RequestContext,
     ) -> None:
+        """Answer renameat2(2)."""
         await self._fs.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -180,10 +191,12 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        """Directories need no state: the handle is the inode number."""
         return inode
 
     @_answers
     async def readdir(self, fh: int, start_id: int, token: Any) -> None:
+        """Fill one reply with entries and their attributes."""
         while True:
             page = self._fs.readdir(fh, start_id, _PAGE)
             for entry in page:
@@ -195,10 +208,12 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     async def releasedir(self, fh: int) -> None:
-        return None
+        """Nothing to do."""
+        return
 
     @_answers
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """Commit; names need no more than that."""
         await self._fs.engine.committer.commit()
 
     # -- files ----------
@@ -207,20 +222,24 @@ class Operations(pyfuse3.Operations):
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
+        """Make and open a file."""
         fh, attr = await self._fs.create(parent_inode, name, mode, flags, _caller(ctx))
         return FileInfo(fh=fh), self._entry(attr)
 
     @_answers
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        """Open a file."""
         return FileInfo(fh=await self._fs.open(inode, flags))
 
     @_answers
     async def read(self, fh: int, off: int, size: int) -> bytes:
+        """Answer pread(2)."""
         # pyfuse3 takes any buffer, though its types say bytes: spares a copy of every read
         return cast("bytes", await self._fs.read(fh, off, size))
 
     @_answers
     async def write(self, fh: int, off: int, buf: bytes) -> int:
+        """Accept data."""
         return await self._fs.write(fh, off, buf)
 
     async def flush(self, fh: int) -> None:
@@ -229,34 +248,41 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     async def fsync(self, fh: int, datasync: bool) -> None:
+        """Return when the file is on the local disk."""
         await self._fs.fsync(fh, datasync)
 
     @_answers
     async def release(self, fh: int) -> None:
+        """Close a handle."""
         self._fs.release(fh)
 
     # -- extended attributes ----------
 
     @_answers
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        """Return one extended attribute."""
         return self._fs.getxattr(inode, name)
 
     @_answers
     async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        """Return the names of all extended attributes."""
         return self._fs.listxattr(inode)
 
     @_answers
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        """Set an extended attribute."""
         await self._fs.setxattr(inode, name, value)
 
     @_answers
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        """Remove an extended attribute."""
         await self._fs.removexattr(inode, name)
 
     # -- the whole ----------
 
     @_answers
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        """Answer statvfs(3)."""
         numbers = self._fs.statfs()
         data = StatvfsData()
         data.f_bsize = data.f_frsize = numbers.block_bytes
@@ -269,6 +295,7 @@ class Operations(pyfuse3.Operations):
 
     @_answers
     async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
+        """Answer access(2); only asked without default_permissions."""
         return not (mode & os.W_OK and inode > INODE_MASK)
 
 

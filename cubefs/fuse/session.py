@@ -16,6 +16,7 @@ import pyfuse3
 import trio
 
 from cubefs.errors import MountPointError
+from cubefs.fuse import waiting
 from cubefs.model import MIB
 
 FS_SUBTYPE = "cubefs"  # shows as type fuse.cubefs
@@ -65,6 +66,7 @@ async def run(
     Started once the mount is in place, before the first request is answered. Raises MountPointError with the
     reason when mounting fails. On the loop.
     """
+    waiting.install()
     with _complaints_of_libfuse() as complaints:
         try:
             pyfuse3.init(operations, os.fspath(mount_point), options)

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import trio
-from cubefs.mkfs.make import make_file_system
 
 from contrib.demo.scratch import StepError
 from cubefs.engine.unlock import unlock
 from cubefs.format.keys import KdfParams
 from cubefs.fs.filesystem import FileSystem, FsOptions, open_filesystem
+from cubefs.mkfs.make import make_file_system
 from cubefs.model import ROOT_INODE, SNAPSHOT_SHIFT, Caller, Chunking
 from cubefs.store import open_store
 from tests.bench import synthetic

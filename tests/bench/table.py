@@ -128,7 +128,8 @@ def _print_failures(results: Results) -> None:
 
 def _print_row(results: Results, contenders: Sequence[str], row: Row) -> None:
     cells = [_cell(results, contender, row) for contender in contenders]
-    in_floors = ratio(results, row) if row.unit is Unit.SECONDS else None
+    is_compared = row.unit is Unit.SECONDS and row is not Row.MOUNT
+    in_floors = ratio(results, row) if is_compared else None
     _print_line(f"  {row.label}", [*cells, "" if in_floors is None else f"{in_floors:.2f} x"])
 
 

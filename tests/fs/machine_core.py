@@ -17,11 +17,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cubefs.fs.filesystem import FsOptions
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize
 
 from cubefs.errors import CubefsError
+from cubefs.fs.filesystem import FsOptions
 from cubefs.model import SNAPDIR_INODE, SNAPSHOT_SHIFT, Attr, Chunking
 from tests.support import comparison
 from tests.support.content import MIB

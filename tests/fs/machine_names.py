@@ -67,13 +67,13 @@ class NameRules(MachineCore):
             lambda now: self.model.make(parent, name, stat.S_IFDIR | mode, Who(caller.uid, caller.gid), now),
         )
 
-    @rule(where=PICK, name=NAMES, caller=CALLERS, target=st.sampled_from([b"a", b"../\xff", b"t" * 4095]))
-    def symlink(self, where: int, name: bytes, caller: Caller, target: bytes) -> None:
+    @rule(where=PICK, name=NAMES, caller=CALLERS, text=st.sampled_from([b"a", b"../\xff", b"t" * 4095]))
+    def symlink(self, where: int, name: bytes, caller: Caller, text: bytes) -> None:
         """Make a symlink."""
-        parent = self.a_directory(where)
+        parent, who = self.a_directory(where), Who(caller.uid, caller.gid)
         self.both(
-            lambda: self.fs.symlink(self.inodes[parent], name, target, caller),
-            lambda now: self.model.make(parent, name, stat.S_IFLNK | 0o777, Who(caller.uid, caller.gid), now, target=target),
+            lambda: self.fs.symlink(self.inodes[parent], name, text, caller),
+            lambda now: self.model.make(parent, name, stat.S_IFLNK | 0o777, who, now, target=text),
         )
 
     @rule(what=PICK, where=PICK, name=NAMES)

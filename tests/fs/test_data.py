@@ -6,9 +6,9 @@ import errno
 import os
 
 import pytest
-from cubefs.fs.filesystem import FsOptions
 
 from cubefs.errors import PosixError
+from cubefs.fs.filesystem import FsOptions
 from cubefs.model import FILE_MAX_BYTES, MIB
 from tests.support.calls import ME, make_file, read_all, truncate, write_all, write_at
 from tests.support.content import content

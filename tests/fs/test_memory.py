@@ -6,8 +6,8 @@ import os
 
 import trio
 import trio.lowlevel
-from cubefs.fs.filesystem import FileSystem, FsOptions
 
+from cubefs.fs.filesystem import FileSystem, FsOptions
 from cubefs.model import MIB, ROOT_INODE
 from tests.support.calls import ME, read_all, write_all
 from tests.support.content import content
@@ -16,6 +16,7 @@ from tests.support.driver import Place, audit_findings, opened
 NOISE = 3
 LIMIT_BYTES = 2 * MIB
 WRITERS = 4
+NEVER_S = 100_000.0  # waiting for the next commit by time would hang, and so be seen
 
 
 async def write_file(fs: FileSystem, number: int, inodes: dict[int, int]) -> None:
@@ -27,7 +28,7 @@ async def write_file(fs: FileSystem, number: int, inodes: dict[int, int]) -> Non
 
 
 async def test_writers_wait_for_the_sealer(place: Place) -> None:
-    options = FsOptions(dirty_limit_bytes=LIMIT_BYTES)
+    options = FsOptions(dirty_limit_bytes=LIMIT_BYTES, commit_interval_s=NEVER_S)
     highest = 0
     inodes: dict[int, int] = {}
     async with opened(place, options) as fs:
@@ -38,7 +39,7 @@ async def test_writers_wait_for_the_sealer(place: Place) -> None:
                 highest = max(highest, dirty_bytes(fs))
                 await trio.lowlevel.checkpoint()
 
-        with trio.fail_after(60):
+        with trio.fail_after(15):
             async with trio.open_nursery() as watching:
                 watching.start_soon(watch)
                 async with trio.open_nursery() as writing:
@@ -53,10 +54,10 @@ async def test_writers_wait_for_the_sealer(place: Place) -> None:
 
 async def test_tiny_random_writes_are_bounded_as_well(place: Place) -> None:
     """Each costs memory beyond its bytes; the limit counts that."""
-    options = FsOptions(dirty_limit_bytes=256 * 1024)
+    options = FsOptions(dirty_limit_bytes=256 * 1024, commit_interval_s=NEVER_S)
     async with opened(place, options) as fs:
         handle, attr = await fs.create(ROOT_INODE, b"file", 0o100644, os.O_RDWR, ME)
-        with trio.fail_after(60):
+        with trio.fail_after(15):
             for number in range(6000):
                 await fs.write(handle, number * 7919 % 6000 * 100, b"x")
         await fs.fsync(handle)
@@ -80,4 +81,4 @@ async def test_names_never_wait_for_the_dirty_limit(place: Place) -> None:
 
 def dirty_bytes(fs: FileSystem) -> int:
     """Return how much accepted data is in memory."""
-    return int(fs.status()["dirty_bytes"])
+    return int(fs.counters()["dirty_bytes"])

@@ -125,9 +125,7 @@ def reference_not_counted(patch: pytest.MonkeyPatch) -> None:
     def change_refs(self: Blocks, deltas: Any) -> None:
         sql = "SELECT refs FROM block WHERE id = ?"
         counted = {
-            block: delta
-            for block, delta in deltas.items()
-            if delta < 0 or self._execute(sql, (block,)).get == 0
+            block: delta for block, delta in deltas.items() if delta < 0 or self._execute(sql, (block,)).get == 0
         }
         real(self, counted)
 

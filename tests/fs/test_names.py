@@ -8,9 +8,9 @@ import random
 import stat
 
 import pytest
-from cubefs.fs.filesystem import FileSystem, FsOptions
 
 from cubefs.errors import CubefsError, PosixError
+from cubefs.fs.filesystem import FileSystem, FsOptions
 from cubefs.model import ROOT_INODE, SNAPDIR_INODE, Caller, SetAttr
 from tests.support.calls import ME, list_names, make_file
 from tests.support.driver import Place, audit_findings, opened

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import stat
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -122,13 +125,20 @@ def test_a_large_log_is_rotated(filled: Machine) -> None:
 
 
 def test_an_interrupted_mount_leaves_nothing(filled: Machine) -> None:
-    (filled.root / "fifo").touch()
+    """The store is made to hang where the background process first reads from it."""
+    manifest = filled.store / "base" / f"{0:016}" / "manifest"
+    original = manifest.read_bytes()
+    manifest.unlink()
+    os.mkfifo(manifest)
     child = filled.start("cubefs", "mount", filled.url, filled.mount_point)
+    wait_until(lambda: (filled.cache / "cubefs.log").exists())
     child.send_signal(signal.SIGINT)
-    child.wait(20)
-    filled.close()
+    out, err = child.communicate(timeout=30)
+    assert (child.returncode, out, err) == (130, "", "cubefs: interrupted\n")
     assert not os.path.ismount(filled.mount_point)
-    filled.mount()
+    manifest.unlink()
+    manifest.write_bytes(original)
+    assert (filled.mount() / "precious").read_text() == "data"
 
 
 # -- unmounting --------------------------------------------------------------------------------------------
@@ -321,3 +331,71 @@ def test_nonsense_on_the_control_socket(machine: Machine, mounted: Path, request
 
 def test_the_control_attribute_is_not_listed(mounted: Path) -> None:
     assert os.listxattr(mounted) == []
+
+
+# -- without root ------------------------------------------------------------------------------------------
+
+NOBODY = 65534
+# may read what the interpreter needs wherever it is installed, and has no other privilege
+AS_NOBODY = (
+    "setpriv",
+    f"--reuid={NOBODY}",
+    f"--regid={NOBODY}",
+    "--clear-groups",
+    "--inh-caps=+dac_read_search",
+    "--ambient-caps=+dac_read_search",
+)
+
+
+@pytest.fixture
+def fuse_for_all() -> None:
+    """Skip where users are not let near FUSE."""
+    if Path("/dev/fuse").stat().st_mode & 0o006 != 0o006:
+        pytest.skip("only root may use /dev/fuse here")
+
+
+@pytest.fixture
+def nobodys(machine: Machine, empty_store: Path, as_root: None) -> Iterator[Machine]:
+    """A machine whose files belong to a user without privileges, in a place that they can reach."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", ignore_cleanup_errors=True) as place:
+        made = Machine(Path(place))
+        try:
+            made.adopt(empty_store)
+            made.mount_point.mkdir()
+            for path in (made.root, *made.root.rglob("*")):
+                os.chown(path, NOBODY, NOBODY)
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.mark.usefixtures("fuse_for_all")
+def test_a_user_who_is_not_root(nobodys: Machine) -> None:
+    target = nobodys.mount_point
+    nobodys.cubefs("mount", nobodys.url, target, prefix=AS_NOBODY)
+    with pytest.raises(PermissionError):
+        target.stat()  # nobody else gets in, not even root
+    nobodys.cubefs("snapshot", "create", target, "one", prefix=AS_NOBODY)
+    fields = nobodys.cubefs("status", target, "--json", prefix=AS_NOBODY).json()
+    assert Path(f"/proc/{fields['pid']}/environ").stat().st_uid == 0  # not dumpable: its memory is root's to see
+    nobodys.cubefs("umount", target, prefix=AS_NOBODY)
+    assert not os.path.ismount(target)
+
+
+@pytest.mark.usefixtures("fuse_for_all")
+def test_a_user_who_may_not_let_others_in(nobodys: Machine) -> None:
+    if "user_allow_other" in re.sub(r"#.*", "", Path("/etc/fuse.conf").read_text()):
+        pytest.skip("user_allow_other is set in /etc/fuse.conf")
+    command = ("mount", nobodys.url, nobodys.mount_point, "-o", "allow_other")
+    refused = nobodys.run("cubefs", *command, prefix=AS_NOBODY)
+    assert refused.code == 7
+    assert "user_allow_other" in refused.error_line()
+
+
+def test_a_mount_of_another_user(nobodys: Machine) -> None:
+    nobodys.mount()  # root's, with allow_other
+    for command in ("status", "umount", "sync"):
+        refused = nobodys.run("cubefs", command, nobodys.mount_point, prefix=AS_NOBODY)
+        assert refused.code == 1
+        assert "mounted by another user" in refused.error_line()
+    assert nobodys.status()["state"] == "mounted"

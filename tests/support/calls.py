@@ -6,7 +6,6 @@ import os
 import stat
 
 from cubefs.fs.filesystem import FileSystem
-
 from cubefs.model import ROOT_INODE, Attr, Caller, SetAttr
 
 ME = Caller(uid=0, gid=0, umask=0o022)

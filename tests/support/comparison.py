@@ -10,7 +10,6 @@ import stat
 from typing import Any
 
 from cubefs.fs.filesystem import FileSystem
-
 from cubefs.model import INODE_MASK, SNAPSHOT_SHIFT, Attr, DirEntry
 from tests.support.reference_model import ROOT, SNAPSHOT_DIRECTORY, Node, Tree, Window
 

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from cubefs.fs.filesystem import FileSystem, FsOptions, open_filesystem
-from cubefs.mkfs.make import make_file_system
 
 from cubefs.engine.unlock import unlock
 from cubefs.format.keys import KdfParams, Keyring
 from cubefs.format.superblock import Superblock
+from cubefs.fs.filesystem import FileSystem, FsOptions, open_filesystem
+from cubefs.fsck.report import Finding
+from cubefs.fsck.run import audit
+from cubefs.mkfs.make import make_file_system
 from cubefs.model import Chunking
 from cubefs.store import Store, open_store
 
@@ -64,9 +66,17 @@ def copy_place(place: Place, directory: Path) -> Place:
     return replace(place, store_dir=directory / "store", cache_dir=directory / "cache")
 
 
-def audit_findings(place: Place, *, data: bool) -> list[str]:
-    """Return what fsck finds in a store that nobody has open."""
-    return []
+def audit_findings(place: Place, *, data: bool) -> list[Finding]:
+    """Return what fsck finds in a store that nobody has open, notes included."""
+    report = audit(
+        place.store(),
+        keyring=place.keyring,
+        superblock=place.superblock,
+        superblock_bytes=place.superblock.encode(),
+        data=data,
+        cache_dir=place.cache_dir if place.cache_dir.exists() else None,
+    )
+    return list(report.findings)
 
 
 @contextlib.asynccontextmanager

@@ -74,19 +74,16 @@ class Machine:
         *arguments: str | bytes | Path,
         environment: Mapping[str, str | None] | None = None,
         timeout_s: float = TIMEOUT_S,
-        user: int | None = None,
+        prefix: Sequence[str] = (),
     ) -> Finished:
         """Run an installed program without a terminal, whatever its exit code; None removes a variable."""
         result = subprocess.run(
-            [PROGRAMS / program, *arguments],
+            [*prefix, PROGRAMS / program, *arguments],
             env=self._environment(environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout_s,
             start_new_session=True,  # no controlling terminal, as under cron
-            user=user,
-            group=user,
-            extra_groups=None if user is None else [],
         )
         return Finished(result.returncode, result.stdout.decode(), result.stderr.decode())
 

@@ -82,15 +82,21 @@ def test_newer_version_or_suite_is_unsupported(offset: int, value: int) -> None:
         open_sealed(bytes(data), **PLACE)
 
 
-def forge(message: bytes) -> bytes:
+def forge(message: bytes, header: bytes = SEALED[:112]) -> bytes:
     """An authentic object with any message inside."""
-    header = SEALED[:112]
     key = derive_key(KEY, label=b"cubefs v1 log", salt=header[80:])
     return header + AESGCM(key).encrypt(bytes(12), message, header)
 
 
 def test_the_forger_works() -> None:
     assert open_sealed(forge(zstandard.compress(b"x")), **PLACE).body == b"x"
+
+
+@pytest.mark.parametrize("offset", [13, 14, 15])
+def test_zeros_that_are_not_zero_are_refused_though_authentic(offset: int) -> None:
+    header = SEALED[:offset] + b"\1" + SEALED[offset + 1 : 112]
+    with pytest.raises(IntegrityError, match="kind"):
+        open_sealed(forge(zstandard.compress(b"x"), header), **PLACE)
 
 
 def test_a_bomb_takes_no_memory() -> None:

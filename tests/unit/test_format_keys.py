@@ -185,6 +185,11 @@ def test_wrong_passphrase_is_one_line_without_the_secret() -> None:
     assert str(caught.value) == "wrong passphrase"
 
 
+def test_a_passphrase_is_not_tried_on_recovery_slots() -> None:
+    with pytest.raises(WrongPassphraseError, match="has no passphrase"):
+        keys.unlock({"keys/r": slot(b"secret", SlotKind.RECOVERY)}, secret_text="secret", uuid=UUID)
+
+
 def test_mistyped_recovery_key_is_hinted_at() -> None:
     _, text = keys.new_recovery_key(random=bytes)
     with pytest.raises(WrongPassphraseError, match="mistyped"):

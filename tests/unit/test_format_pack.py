@@ -95,6 +95,8 @@ def test_raw_where_compression_does_not_help() -> None:
     assert pack_frame(b"x").codec is Codec.RAW
     assert pack_frame(NOISE[:1000]).codec is Codec.RAW
     assert pack_frame(b"x" * 1000).codec is Codec.ZSTD
+    assert pack_frame(NOISE[:9_950] + bytes(50)).codec is Codec.RAW  # saves less than 1 %
+    assert pack_frame(NOISE[:9_500] + bytes(500)).codec is Codec.ZSTD
     assert pack_frame(b"some text, again and again. " * 30000).codec is Codec.ZSTD
     assert pack_frame(NOISE).payload is NOISE  # no copy
 
@@ -345,6 +347,14 @@ def test_a_footer_that_is_not_true_is_refused(index_offset: int, delta: int, fra
     )
     with pytest.raises(IntegrityError):
         read(SMALL[:-FOOTER_BYTES] + forged)
+
+
+def test_something_between_the_last_frame_and_the_index_is_refused() -> None:
+    footer = CIPHER.open_footer(SMALL[-FOOTER_BYTES:])
+    index = SMALL[footer.index_offset : -FOOTER_BYTES]
+    moved = CIPHER.seal_footer(**{**footer._asdict(), "index_offset": footer.index_offset + 1})
+    with pytest.raises(IntegrityError, match="do not end where"):
+        read(SMALL[: footer.index_offset] + b"\0" + index + moved)
 
 
 def test_too_long_a_pack_is_refused_unread() -> None:

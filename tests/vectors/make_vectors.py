@@ -231,9 +231,10 @@ def assemble(
     *,
     swap: bool = False,
     index: bytes | None = None,
+    behind_frames: bytes = b"",
     **footer: int,
 ) -> tuple[bytes, list[FrameInfo]]:
-    """Return a pack and its frames; optionally with frames 0 and 1 swapped, a given index or footer fields."""
+    """Return a pack and its frames; optionally with frames 0 and 1 swapped, another index, footer or filling."""
     stored = [CIPHER.seal_frame(number, frame) for number, frame in enumerate(packed)]
     infos, offset = [], 64
     for data, frame in zip(stored, packed, strict=True):
@@ -242,8 +243,9 @@ def assemble(
     if swap:
         stored[0], stored[1] = stored[1], stored[0]
     index = sealed_index(infos, blocks) if index is None else index
+    offset += len(behind_frames)
     fields = {"index_offset": offset, "index_stored_bytes": len(index), "frame_count": len(infos), **footer}
-    return b"".join([CIPHER.header, *stored, index, CIPHER.seal_footer(**fields)]), infos
+    return b"".join([CIPHER.header, *stored, behind_frames, index, CIPHER.seal_footer(**fields)]), infos
 
 
 def pack_result(
@@ -305,6 +307,9 @@ def packs() -> Document:
         damaged("block of 4 GiB", with_blocks(place(world, 1)._replace(length=HUGE))),
         damaged("long block in short frames", with_blocks(place(zeros, 0))),
         damaged("long block longer than its frames", with_blocks(place(bytes(MIB + 6), 2))),
+        damaged("long block that begins late", with_blocks(place(zeros[1:], 2, 1))),
+        damaged("frame count of index one less", assemble(frames, [], index=short_index(infos))[0]),
+        damaged("bytes between frames and index", assemble(frames, blocks, behind_frames=b"filling")[0]),
         damaged("counts of 4 G", assemble(frames, blocks, index=forged_counts(HUGE, HUGE))[0]),
         damaged("gap between frames", gap(frames, infos, blocks)),
     ]
@@ -316,6 +321,12 @@ def forged_counts(frame_count: int, block_count: int) -> bytes:
     return CIPHER._seal(pack._Kind.INDEX, struct.pack(">II", frame_count, block_count))
 
 
+def short_index(infos: Sequence[FrameInfo]) -> bytes:
+    """Return an index with one more row than it counts."""
+    rows = b"".join(struct.pack(">III", *frame) for frame in infos)
+    return CIPHER._seal(pack._Kind.INDEX, struct.pack(">II", len(infos) - 1, 0) + rows)
+
+
 def gap(packed: Sequence[PackedFrame], infos: Sequence[FrameInfo], blocks: Sequence[BlockPlace]) -> bytes:
     """Return a pack whose index says that frame 1 begins a byte late."""
     moved = [infos[0], infos[1]._replace(pack_offset=infos[1].pack_offset + 1), *infos[2:]]
@@ -323,6 +334,9 @@ def gap(packed: Sequence[PackedFrame], infos: Sequence[FrameInfo], blocks: Seque
 
 
 # -- log objects and bases ------------------------------------------------------------------------------------
+
+
+_SEALED = ">8sHHBHB16sQQ32s32s"  # the three zeros as two fields
 
 
 def sealed(
@@ -333,11 +347,12 @@ def sealed(
     number: int = 0,
     previous: bytes,
     uuid: bytes = UUID,
+    padding: int = 0,
     message: bytes | None = None,
 ) -> bytes:
     """Return a sealed object made from the document alone; `message` replaces the zstd frame of `body`."""
     salt = fixed(f"sealed {kind} {seq} {number}")(32)
-    header = struct.pack(">8sHHB3x16sQQ32s32s", b"CUBEFLOG", 1, 1, kind, uuid, seq, number, previous, salt)
+    header = struct.pack(_SEALED, b"CUBEFLOG", 1, 1, kind, 0, padding, uuid, seq, number, previous, salt)
     key = keys.derive_key(RING.log_key, label=b"cubefs v1 log", salt=salt)
     return header + AESGCM(key).encrypt(bytes(12), zstd(body) if message is None else message, header)
 
@@ -389,7 +404,7 @@ def log_objects() -> Document:
         damaged("another chain hash", flipped(good, 48), **at),
         damaged("another salt", flipped(good, 80), **at),
         damaged("another file system", sealed(body, kind=1, seq=7, previous=chain, uuid=OTHER_UUID), **at),
-        damaged("zeros of the header not zero", flipped(good, 14), **at),
+        damaged("zeros of the header not zero", sealed(body, kind=1, seq=7, previous=chain, padding=1), **at),
         damaged("flipped bit in the body", flipped(good, 120), **at),
         damaged("truncated", good[:-1], **at),
         damaged("header only", good[:112], **at),

@@ -16,7 +16,8 @@ from cubefs.format.keys import Keyring, object_hash
 from cubefs.format.pack import PackCipher, read_pack
 from cubefs.format.superblock import Superblock
 from cubefs.model import FRAME_MAX_BYTES
-from tests.vectors import make_vectors, reader
+from tests.vectors import make_vectors
+from tests.vectors import reader_objects as reader
 
 HERE = Path(__file__).resolve().parent
 FILES = ("superblock.json", "keys.json", "recovery.json", "slot.json", "pack.json", "log.json", "base.json")

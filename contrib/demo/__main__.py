@@ -22,6 +22,7 @@ from contrib.demo.scratch import (
     Scratch,
     StepError,
     disk_use_bytes,
+    last_line,
     mounts_below,
     peak_rss_bytes,
     venv_command,
@@ -121,11 +122,11 @@ class Demo:
 
     def _audit(self) -> None:
         with self.report.step(f"cubefs.fsck {self._short(self.url)} --data"):
-            said = self._cubefs("cubefs.fsck", self.url, "--data").stdout.splitlines()
-            for line in said:
+            said = self._cubefs("cubefs.fsck", self.url, "--data").stdout
+            for line in said.splitlines():
                 self.report.note(line)
-            if "clean" not in said[-1]:
-                raise StepError(f"the audit says: {said[-1]}")
+            if "clean" not in last_line(said):
+                raise StepError(f"the audit says: {last_line(said)}")
 
     def _print_figures(self) -> None:
         first, second = count(self.source), count(self.changed)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from contrib.demo.realfiles import python_library, real_files
 
 MIB = 1 << 20
-MAX_FILES = 5_000
+MAX_FILES = 4_000
 MAX_TREE_BYTES = 100 * MIB
 MAX_FILE_BYTES = 8 * MIB
 SPARSE_FILE_BYTES = 64 * MIB

@@ -23,7 +23,7 @@ from cubefs.app.edge import EXIT_FAILURE, exit_code_of, line_for, root_cause
 from cubefs.errors import CubefsError
 
 ANSWER_MAX_BYTES = 64 * 1024
-GIVE_UP_S = 10.0  # after an interrupt, before the child is killed: until it is ready it holds nothing of value
+GIVE_UP_S = 3.0  # after an interrupt, before the child is killed: until it is ready it holds nothing of value
 
 Serve = Callable[[Callable[[], None]], int]
 
@@ -85,12 +85,13 @@ def _stop(child: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGTERM)
     deadline_s = time.monotonic() + GIVE_UP_S
-    while os.waitpid(child, os.WNOHANG)[0] == 0:
-        if time.monotonic() > deadline_s:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            return
-        time.sleep(0.05)
+    with contextlib.suppress(ChildProcessError):  # the interrupt came when it had ended by itself
+        while os.waitpid(child, os.WNOHANG)[0] == 0:
+            if time.monotonic() > deadline_s:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return
+            time.sleep(0.05)
 
 
 def _be_daemon(serve: Serve, writing: int, start_log: Callable[[], None]) -> None:

@@ -74,6 +74,8 @@ def guarded(command: Callable[[], int], *, code_of: Callable[[BaseException], in
             traceback.print_exception(error)
         say(line_for(error))
         return exit_code(error)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the verdict is out; the exit code must not contradict it
 
 
 def root_cause(error: BaseException) -> BaseException:

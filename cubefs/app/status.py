@@ -12,7 +12,7 @@ from cubefs.app.display import aligned, format_bytes, format_duration, format_ti
 
 # said in the first lines already
 _PHRASED = frozenset(
-    {"uuid", "store", "state", "failure", "read_only", "inodes", "snapshots"}
+    {"uuid", "store", "state", "failure", "read_only", "inodes", "snapshots", "unshipped_commits"}
     | {"unstored_bytes", "dirty_bytes", "dirty_limit_bytes", "cache_bytes", "cache_limit_bytes"}
     | {"logical_bytes", "plain_bytes", "stored_bytes"}
 )
@@ -46,12 +46,14 @@ def _state(fields: Mapping[str, Any], inner: Mapping[str, Any]) -> str:
 
 def _waiting(inner: Mapping[str, Any]) -> str:
     dirty, packed = int(inner["dirty_bytes"]), int(inner["unstored_bytes"])
-    if not dirty and not packed:
-        return "nothing"
-    return (
-        f"{format_bytes(dirty)} in memory (limit {format_bytes(inner['dirty_limit_bytes'])}),"
-        f" {format_bytes(packed)} on the local disk"
-    )
+    parts = []
+    if dirty:
+        parts.append(f"{format_bytes(dirty)} in memory (limit {format_bytes(inner['dirty_limit_bytes'])})")
+    if packed:
+        parts.append(f"{format_bytes(packed)} on the local disk")
+    if inner["unshipped_commits"]:
+        parts.append(_count(inner["unshipped_commits"], "commit"))
+    return ", ".join(parts) or "nothing"
 
 
 def _stored(inner: Mapping[str, Any]) -> str:

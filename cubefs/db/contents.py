@@ -30,7 +30,8 @@ def count_contents(path: Path) -> Contents:
         with reader(path) as connection:
             # in two parts: the sizes of a few sparse files exceed 63 bits
             inodes, logical_mib, logical_rest = connection.execute(
-                "SELECT count(*), coalesce(sum(size_bytes >> 20), 0), coalesce(sum(size_bytes & 1048575), 0) FROM inode"
+                "SELECT count(*), coalesce(sum(size_bytes >> 20), 0), coalesce(sum(size_bytes & 1048575), 0) "
+                "FROM inode"
             ).fetchall()[0]
             stored = connection.execute("SELECT coalesce(sum(size_bytes), 0) FROM pack").get
             plain, live = connection.execute(

@@ -125,6 +125,7 @@ class Database:
         Durable against a crash of the process on return; against a power cut once the WAL has been synced.
         `truncate_wal` empties the WAL between the batches: quick when a passive checkpoint has just run.
         """
+        self._check_not_lost()
         try:
             self._store_counters()
             changeset = b""
@@ -140,12 +141,24 @@ class Database:
                 self.execute("INSERT INTO local_outbox VALUES (?, ?, ?, ?)", (number, int(cut), time_ns, changeset))
             self.execute("COMMIT")
             if truncate_wal:
-                with contextlib.suppress(apsw.BusyError):  # a reader is at work: next time
-                    self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                self._empty_wal()
             self._begin()
         except apsw.Error as error:
             raise translate(error) from error
         return Committed(number, len(changeset))
+
+    def _empty_wal(self) -> None:
+        self.connection.set_busy_timeout(0)  # a reader is at work (a base being written): next time
+        try:
+            with contextlib.suppress(apsw.BusyError):
+                self.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        finally:
+            self.connection.set_busy_timeout(_BUSY_MS)
+
+    def _check_not_lost(self) -> None:
+        """Raise DatabaseLostError once the batch has been rolled back: SQLite would now commit each statement."""
+        if not self.connection.in_transaction:
+            raise DatabaseLostError("the local database has rolled back: everything since the last commit is lost")
 
     def mark_cut(self) -> int:
         """Make the last number in the outbox a place where shipping may stop; return it (0: outbox empty)."""
@@ -204,6 +217,8 @@ class _Operation:
         self._database = database
 
     def __enter__(self) -> None:
+        if not self._database.connection.in_transaction:
+            self._database._check_not_lost()
         self._database.execute("SAVEPOINT operation")
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> Literal[False]:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from cubefs.db.database import Database
-from cubefs.db.schema import fork, fork_ancestors
+from cubefs.db.schema import fork, fork_ancestors, spread
 from cubefs.model import BLOCK_MAX_BYTES, SnapshotState
 
 RefDeltas = defaultdict[int, int]
@@ -46,9 +46,17 @@ class _Live(NamedTuple):
 
 
 _PIECE = "e.file_offset, e.length, e.block, b.length, b.pack, b.frame, b.frame_offset, e.block_offset"
+# Live extents of a body do not overlap: of those that begin before `start`, only the last can reach beyond it.
+_FIRST = (
+    "coalesce((SELECT max(file_offset) FROM extent WHERE body = ?1 AND file_offset <= ?2), ?2)"  # ?2: start
+)
 _READ = (
     f"SELECT {_PIECE} FROM extent e JOIN block b ON b.id = e.block "
-    "WHERE e.body = ? AND e.file_offset > ? AND e.file_offset < ? ORDER BY e.file_offset"
+    f"WHERE e.body = ?1 AND e.file_offset >= {_FIRST} AND e.file_offset < ?3 ORDER BY e.file_offset"
+)
+_LIVE = (
+    "SELECT file_offset, since, length, block, block_offset FROM extent "
+    f"WHERE body = ?1 AND file_offset >= {_FIRST} AND file_offset < ?3"
 )
 _READ_OLD = (
     f"SELECT {_PIECE} FROM extent e JOIN block b ON b.id = e.block "
@@ -70,15 +78,15 @@ class Extents:
     # -- reading ----------
 
     def pieces(self, body: int, *, start: int, stop: int) -> list[Piece]:
-        """Return the live pieces that reach into the file range [start, stop), in order, not clipped.
-
-        No extent is longer than BLOCK_MAX_BYTES, so looking back that far finds all that begin earlier.
-        """
-        found = map(Piece._make, self._execute(_READ, (body, start - BLOCK_MAX_BYTES, stop)))
+        """Return the live pieces that reach into the file range [start, stop), in order, not clipped."""
+        found = map(Piece._make, self._execute(_READ, (body, start, stop)))
         return [piece for piece in found if piece.file_offset + piece.length > start]
 
     def pieces_at(self, body: int, epoch: int, *, start: int, stop: int) -> list[Piece]:
-        """Return the same as snapshot `epoch` sees it."""
+        """Return the same as snapshot `epoch` sees it.
+
+        No extent is longer than BLOCK_MAX_BYTES, so looking back that far finds all that begin earlier.
+        """
         first = start - BLOCK_MAX_BYTES
         found = list(map(Piece._make, self._execute(_READ_OLD, (body, first, stop, epoch))))
         for number in fork_ancestors(epoch, self._db.epoch):
@@ -105,11 +113,7 @@ class Extents:
         it are new rows of the present epoch.
         """
         freed = 0
-        sql = (
-            "SELECT file_offset, since, length, block, block_offset FROM extent "
-            "WHERE body = ? AND file_offset > ? AND file_offset < ?"
-        )
-        rows = self._execute(sql, (body, start - BLOCK_MAX_BYTES, stop)).fetchall()
+        rows = self._execute(_LIVE, (body, start, stop)).fetchall()
         for row in map(_Live._make, rows):
             row_stop = row.file_offset + row.length
             if row_stop <= start:
@@ -167,15 +171,18 @@ class Extents:
     def _insert(
         self, body: int, file_offset: int, length: int, block: int, block_offset: int, deltas: RefDeltas
     ) -> None:
-        row = (body, file_offset, self._db.epoch, length, block, block_offset)
-        self._execute("INSERT INTO extent VALUES (?,?,?,?,?,?)", row)
+        row = (body, file_offset, self._db.epoch, length, block, block_offset, spread(file_offset))
+        self._execute("INSERT INTO extent VALUES (?,?,?,?,?,?,?)", row)
         deltas[block] += 1
 
     def _retire(self, body: int, row: _Live, *, until: int, newest: int, deltas: RefDeltas) -> None:
         """Remove one live extent, keeping it in history when snapshot `newest` or an older one sees it."""
         if row.since <= newest:
-            kept = (body, fork(row.since, until), row.file_offset, until, *row[1:])
-            self._execute("INSERT INTO extent_history VALUES (?,?,?,?,?,?,?,?)", kept)
+            kept = (
+                *(body, fork(row.since, until), row.file_offset, until),
+                *(row.since, row.length, row.block, row.block_offset, spread(row.file_offset)),
+            )
+            self._execute("INSERT INTO extent_history VALUES (?,?,?,?,?,?,?,?,?)", kept)
         else:
             deltas[row.block] -= 1
         self._execute("DELETE FROM extent WHERE body = ? AND file_offset = ?", (body, row.file_offset))

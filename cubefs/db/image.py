@@ -92,7 +92,7 @@ def apply_changesets(target: Path | apsw.Connection, changesets: Iterable[bytes]
 def combine(changesets: Sequence[bytes]) -> bytes:
     """Return one changeset that does what these do one after the other.
 
-    Equal sequences give equal states, not equal bytes. Any thread; releases the GIL.
+    Equal sequences give equal states, not equal bytes. Any thread; holds the GIL while it works.
     """
     if len(changesets) == 1:
         return changesets[0]

@@ -8,6 +8,9 @@ Rules, each with its reason:
 - no UNIQUE index beside the primary keys: a batch may swap two names, and applying its changeset row by row
   would hit the constraint half-way. Uniqueness of names and hashes is the code's (a look-up in the same
   stretch) and fsck's;
+- `spread` is derived from `file_offset` and stands last in its key: the session extension's hash of a key carries
+  nothing from high bits to low ones, so that keys which are multiples of 4096 would all meet in a few buckets
+  (20,000 inserts took 0.47 s instead of 0.03 s);
 - history twins add `until` (the row was valid in the epochs [since, until)) and `fork`, the number in
   [since, until) with the most trailing zero bits: the rows that a snapshot may see are found under the few
   ancestors of its number in a binary tree, instead of among all versions (a relational interval tree).
@@ -35,7 +38,8 @@ _EXTENT_COLUMNS = """
     since INTEGER NOT NULL,
     length INTEGER NOT NULL CHECK (length BETWEEN 1 AND 8388608),
     block INTEGER NOT NULL,
-    block_offset INTEGER NOT NULL CHECK (block_offset BETWEEN 0 AND 8388607)"""
+    block_offset INTEGER NOT NULL CHECK (block_offset BETWEEN 0 AND 8388607),
+    spread INTEGER NOT NULL CHECK (spread = ((file_offset >> 12) + (file_offset >> 20)) & 65535)"""
 
 SHIPPED: dict[str, str] = {
     "meta": "(key TEXT PRIMARY KEY NOT NULL, value BLOB NOT NULL) STRICT, WITHOUT ROWID",
@@ -53,9 +57,9 @@ SHIPPED: dict[str, str] = {
         PRIMARY KEY (parent, fork, id, until),
         CHECK (since < until AND since <= fork AND fork < until)) STRICT, WITHOUT ROWID""",
     "extent": f"""(body INTEGER NOT NULL, file_offset INTEGER NOT NULL CHECK (file_offset >= 0),
-        {_EXTENT_COLUMNS}, PRIMARY KEY (body, file_offset)) STRICT, WITHOUT ROWID""",
+        {_EXTENT_COLUMNS}, PRIMARY KEY (body, file_offset, spread)) STRICT, WITHOUT ROWID""",
     "extent_history": f"""(body INTEGER NOT NULL, fork INTEGER NOT NULL, file_offset INTEGER NOT NULL,
-        until INTEGER NOT NULL, {_EXTENT_COLUMNS}, PRIMARY KEY (body, fork, file_offset, until),
+        until INTEGER NOT NULL, {_EXTENT_COLUMNS}, PRIMARY KEY (body, fork, file_offset, until, spread),
         CHECK (since < until AND since <= fork AND fork < until)) STRICT, WITHOUT ROWID""",
     "xattr": """(inode INTEGER NOT NULL, name BLOB NOT NULL, since INTEGER NOT NULL, value BLOB NOT NULL,
         PRIMARY KEY (inode, name)) STRICT, WITHOUT ROWID""",
@@ -122,6 +126,11 @@ def statements() -> list[str]:
     """Return the CREATE statements of an empty database, in order."""
     tables = [f"CREATE TABLE {name} {body}" for name, body in {**SHIPPED, **LOCAL}.items()]
     return [*tables, *INDEXES, f"PRAGMA user_version = {SCHEMA_VERSION}"]
+
+
+def spread(file_offset: int) -> int:
+    """Return the column `spread` of an extent at `file_offset`: differs between neighbours at any alignment."""
+    return ((file_offset >> 12) + (file_offset >> 20)) & 0xFFFF
 
 
 def fork(since: int, until: int) -> int:

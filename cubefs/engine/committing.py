@@ -21,9 +21,10 @@ from pathlib import Path
 
 import trio
 
-from cubefs.db.database import Database, checkpoint
+from cubefs.db.database import Database, DatabaseLostError, checkpoint
 from cubefs.engine.filestate import FileState
 from cubefs.engine.gate import Gate
+from cubefs.engine.packs import sync_directory
 from cubefs.engine.sealing import Sealer
 from cubefs.errors import CubefsError, LocalDiskError
 from cubefs.model import MIB
@@ -76,9 +77,11 @@ class Committer:
         self._truncate_wal = False
         self._last_commit_s = trio.current_time()
         self._last_cut_s = trio.current_time()
+        self._is_uncut = True  # something committed may not have been offered for shipping yet
         self.packs_waiting_count = 0  # closed since the last commit
         self.commit_count = 0
-        self.on_commit: Callable[[int, bool], None] = lambda number, cut: None
+        self.on_committing: Callable[[], None] = lambda: None  # in the stretch of the COMMIT
+        self.on_commit: Callable[[int, bool], None] = lambda number, cut: None  # when it is durable
 
     async def commit(
         self, *, everything: bool = False, cut: bool = False, action: Callable[[], None] | None = None
@@ -114,14 +117,15 @@ class Committer:
         now = trio.current_time()
         is_time = now - self._last_commit_s >= self._interval_s
         is_big = self._db.changed_rows > BATCH_ROWS or self.packs_waiting_count >= _PACKS_WAITING
-        has_work = bool(self._db.changed_rows) or any(self._dirty_states())
+        is_cut_due = now - self._last_cut_s >= self._recovery_point_s
+        has_work = bool(self._db.changed_rows) or any(self._dirty_states()) or (is_cut_due and self._is_uncut)
         if self._gate.failure is not None:
             self._finish(requests, error=self._gate.failure)
             return
         if not requests and not ((is_time or is_big) and has_work):
             return
         everything = is_time or any(request.everything for request in requests)
-        cut = any(request.cut for request in requests) or now - self._last_cut_s >= self._recovery_point_s
+        cut = any(request.cut for request in requests) or is_cut_due
         try:
             number = await self._commit(everything, cut, requests)
         except BaseException as error:
@@ -159,7 +163,9 @@ class Committer:
                 self._run_actions(requests)
                 self.packs_waiting_count = 0
                 committed = self._db.commit(cut=cut, time_ns=self._clock_ns(), truncate_wal=self._truncate_wal)
+                self.on_committing()
                 self._truncate_wal = False
+                self._is_uncut = not cut and (self._is_uncut or committed.number > 0)
                 if cut:
                     self._db.mark_cut()
         finally:
@@ -178,6 +184,8 @@ class Committer:
                 try:
                     with self._db.operation():
                         request.action()
+                except DatabaseLostError:
+                    raise
                 except CubefsError as error:
                     request.error = error
 
@@ -197,11 +205,15 @@ class _WalSync:
     def __init__(self, database: Path) -> None:
         self._path = database.with_name(database.name + "-wal")
         self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        self._is_entry_synced = False
 
     def sync(self) -> int:
         """Make the log durable; return its size. Raises LocalDiskError: final."""
         try:
             os.fdatasync(self._descriptor)
+            if not self._is_entry_synced:  # this mount may have made the WAL and the directory of the packs
+                sync_directory(self._path.parent)
+                self._is_entry_synced = True
             return os.fstat(self._descriptor).st_size
         except OSError as error:
             raise LocalDiskError(f"cannot sync {self._path}: {error.strerror}") from error

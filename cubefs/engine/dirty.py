@@ -181,11 +181,10 @@ class DirtyLimit:
             self._changed.set()
             self._changed = trio.Event()
 
-    async def wait_not_full(self) -> None:
-        """Wait until there is room for one more write."""
+    async def wait_less(self) -> None:
+        """Wait until something has been counted out: there may be room now."""
         self.waiting_count += 1
         try:
-            while self.is_full:
-                await self._changed.wait()
+            await self._changed.wait()
         finally:
             self.waiting_count -= 1

@@ -95,6 +95,7 @@ class Engine:
         self._make_log()
         self.sealer.on_pack_opened = self._pack_opened
         self.sealer.on_pack_closed = self._pack_closed
+        self.committer.on_committing = self._committing
         self.committer.on_commit = self._committed
 
     def _make_data_path(self, cache_dir: Path, nursery: trio.Nursery) -> None:
@@ -171,7 +172,12 @@ class Engine:
         self.uploader.add(pack, salt, name)
         self.committer.packs_waiting_count += 1
 
+    def _committing(self) -> None:
+        self.uploader.committing()
+        self.local.committing()
+
     def _committed(self, number: int, cut: bool) -> None:
+        self.local.committed()
         self.uploader.committed()
         self.shipper.committed(cut)
 

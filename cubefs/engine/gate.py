@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -65,6 +66,19 @@ class Gate:
         self.is_shut = True
         self._opened.set()
         self._failed.set()
+
+    async def wait_unless_failed(self, wait: Callable[[], Awaitable[object]]) -> None:
+        """Await `wait()`, which may need further changes to end. Raises the error that has ended them."""
+        async with trio.open_nursery() as nursery:
+
+            async def give_up() -> None:
+                await self._failed.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(give_up)
+            await wait()
+            nursery.cancel_scope.cancel()
+        self.check()
 
     async def wait_failed(self) -> CubefsError:
         """Wait until there is a failure; return it."""

@@ -90,6 +90,8 @@ class LocalDisk:
                 if freed:
                     log.info("evicted %d bytes of stored packs: the disk is nearly full", freed)
                 self._worker_waits.clear()
+            elif self._local.total_bytes > self._local.limit_bytes:
+                await self._local.evict()  # what an upload could not evict before its commit
             elif not self._ballast.exists() and free > _MARGIN_BYTES * 2 + BALLAST_BYTES:
                 await trio.to_thread.run_sync(self._make_ballast)
             await trio.sleep(_LOOK_S)

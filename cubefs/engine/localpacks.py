@@ -44,6 +44,10 @@ class LocalPacks:
         self.total_bytes = 0
         self.dirty_bytes = 0  # of packs that must stay until they are stored
         self._used: dict[bytes, int] = {}
+        # Proven stored, but the database does not say so durably: without its file, such a pack would look lost
+        # after a crash.
+        self._uncommitted: set[bytes] = set()
+        self._committing: set[bytes] = set()
         self._shrunk = trio.Event()
 
     def load(self) -> None:
@@ -88,8 +92,18 @@ class LocalPacks:
         with self._db.operation():
             self._blocks.set_local_state(salt, PackState.STORED, size_bytes=pack.size_bytes)
         self.add(salt, PackState.STORED, pack.size_bytes)
+        self._uncommitted.add(salt)
         self._shrunk.set()
         self._shrunk = trio.Event()
+
+    def committing(self) -> None:
+        """What the database says so far is in the commit being made."""
+        self._committing |= self._uncommitted
+        self._uncommitted.clear()
+
+    def committed(self) -> None:
+        """The commit is durable."""
+        self._committing.clear()
 
     @property
     def is_full_of_dirty(self) -> bool:
@@ -104,18 +118,20 @@ class LocalPacks:
     async def evict(self, *, target_bytes: int | None = None) -> int:
         """Delete stored packs, least recently used first, until at most `target_bytes` are left.
 
-        Returns the bytes freed. The default target is the cache's limit.
+        Returns the bytes freed. The default target is the cache's limit. A pack stays until a commit has
+        recorded that it is stored.
         """
         target = self.limit_bytes if target_bytes is None else target_bytes
         if self._used:
             used, self._used = self._used, {}
             self._blocks.touch_local(used)
+        spared = self._uncommitted | self._committing
         victims = []
         freed = 0
         for salt, pack in self._packs.items():
             if self.total_bytes - freed <= target:
                 break
-            if pack.state is PackState.STORED:
+            if pack.state is PackState.STORED and salt not in spared:
                 victims.append(salt)
                 freed += pack.size_bytes
         for salt in victims:

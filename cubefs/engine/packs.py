@@ -1,7 +1,7 @@
 """The local pack files: appending to the open pack, reading, and the directory that holds them.
 
 They are dirty until proven stored, then a read cache; one format everywhere. Everything here is synchronous and
-runs in workers; `PackWriter` by one worker at a time.
+runs in workers; `PackWriter` by one worker at a time, but for `sync`.
 Must never: continue a pack that was found open (its nonce counter would repeat under the same key), or know the
 database.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -113,14 +114,8 @@ class PackFiles:
         return found
 
     def sync_directory(self) -> None:
-        """Make the entries of new packs durable."""
-        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            raise _translate(error) from error
-        finally:
-            os.close(descriptor)
+        """Make the entries of new packs durable. Raises OSError."""
+        sync_directory(self.directory)
 
 
 class _OpenPack:
@@ -136,6 +131,8 @@ class _OpenPack:
         self.size_bytes = 0
         self.synced_bytes = 0
         self._hasher = ObjectHasher()
+        self._in_use = threading.Lock()  # of the descriptor: a commit syncs while a job appends and may close it
+        self._is_closed = False
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self.write(cipher.header)
 
@@ -158,10 +155,18 @@ class _OpenPack:
 
     def sync(self) -> None:
         """Make all that was appended durable. An error is final: the kernel marks the pages clean."""
-        size_bytes = self.size_bytes
-        if self.synced_bytes < size_bytes:
-            os.fdatasync(self.descriptor)
-            self.synced_bytes = size_bytes
+        with self._in_use:
+            size_bytes = self.size_bytes
+            if self.synced_bytes < size_bytes and not self._is_closed:
+                os.fdatasync(self.descriptor)
+                self.synced_bytes = size_bytes
+
+    def close(self) -> None:
+        """Let go of the file. May be called twice."""
+        with self._in_use:
+            if not self._is_closed:
+                self._is_closed = True
+                os.close(self.descriptor)
 
     def finish(self) -> ClosedPack:
         """Write index and footer and make the pack durable."""
@@ -172,12 +177,12 @@ class _OpenPack:
         )
         self.write(index + footer)
         self.sync()
-        os.close(self.descriptor)
+        self.close()
         return ClosedPack(self._hasher.digest(), self.size_bytes)
 
 
 class PackWriter:
-    """Appends sealed frames to the open pack. Call from one worker at a time."""
+    """Appends sealed frames to the open pack. Call from one worker at a time; `sync` also beside it."""
 
     def __init__(
         self,
@@ -242,9 +247,10 @@ class PackWriter:
 
     def sync(self) -> None:
         """Make everything appended so far durable. Raises LocalDiskError: final, never try again."""
+        pack = self._open
         try:
-            if self._open is not None:
-                self._open.sync()
+            if pack is not None:
+                pack.sync()
             if self._directory_changed:
                 self._directory_changed = False
                 self._files.sync_directory()
@@ -254,7 +260,7 @@ class PackWriter:
     def abandon(self) -> None:
         """Let go of the open pack without completing it; the next mount reseals what is referred to."""
         if self._open is not None:
-            os.close(self._open.descriptor)
+            self._open.close()
             self._open = None
 
     def _is_full_for(self, unit: Unit) -> bool:
@@ -298,6 +304,15 @@ class PackWriter:
             return pack.finish()
         except OSError as error:
             raise LocalDiskError(f"cannot complete pack {pack.path}: {error.strerror}") from error
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the entries of a directory durable. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _translate(error: OSError) -> LocalDiskError:

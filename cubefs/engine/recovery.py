@@ -70,6 +70,7 @@ class Recovery:
                 self._uploader.add(pack.id, pack.salt, pack.name)
             elif pack.state is PackState.OPEN:
                 await self._reseal(pack)
+        self._uploader.committing()
         self._uploader.committed()
 
     def _forget(self, pack: LocalPack) -> None:

@@ -166,11 +166,10 @@ class Sealer:
             if batch and (size + state.dirty.bytes_held > BATCH_BYTES or len(batch) >= BATCH_FILES):
                 break
             del self._queue[state.inode]
+            self._urgent.discard(state.inode)
             if state.dirty:
                 batch.append(state)
                 size += state.dirty.bytes_held
-            else:
-                self._urgent.discard(state.inode)
         self._queue_bytes = sum(state.dirty.bytes_held for state in self._queue.values())
         return batch
 
@@ -192,10 +191,8 @@ class Sealer:
             if self._may_keep_tail(state):
                 item = await self._take_stream(state)
                 if item is not None:
-                    self._urgent.discard(state.inode)
                     items.append(item)
                     continue
-            self._urgent.discard(state.inode)
             if state.dirty and state.sealing is None:
                 taken.append((state, state.take(), state.size_bytes))
         if taken:

@@ -81,7 +81,7 @@ class Shipper:
         """A commit has happened; when it was a cut, everything up to it may be shipped."""
         if cut:
             number = self._db.last_number
-            self._needs[number] = self._uploader.unstored
+            self._needs[number] = self._uploader.unstored_committed
             if Rebaser.is_due(self._head()) and number > self.shipped_number:
                 self._rebaser.pin(number)
             self._wake.set()
@@ -122,7 +122,7 @@ class Shipper:
             if number == 0:
                 self._notify()
                 return False
-            needs = self._needs.pop(number, self._uploader.unstored)
+            needs = self._needs.pop(number, self._uploader.unstored_committed)
             await self._uploader.wait_stored(needs)
             sealed = await self._seal(number)
         await self._put(sealed)

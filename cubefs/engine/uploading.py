@@ -30,6 +30,7 @@ class Uploader:
         self._store = store
         self._policy = policy
         self._uncommitted: dict[int, tuple[bytes, bytes]] = {}
+        self._committing: dict[int, tuple[bytes, bytes]] = {}  # in a commit that is not durable yet
         self._queue: dict[int, tuple[bytes, bytes]] = {}
         self._busy: dict[int, tuple[bytes, bytes]] = {}
         self._limiter = trio.CapacityLimiter(_UPLOADERS)
@@ -42,18 +43,28 @@ class Uploader:
     @property
     def unstored(self) -> frozenset[int]:
         """Ids of the packs that are closed and not stored."""
-        return frozenset(self._uncommitted) | frozenset(self._queue) | frozenset(self._busy)
+        return self.unstored_committed | frozenset(self._uncommitted) | frozenset(self._committing)
+
+    @property
+    def unstored_committed(self) -> frozenset[int]:
+        """Those of them that durable commits name."""
+        return frozenset(self._queue) | frozenset(self._busy)
 
     def add(self, pack: int, salt: bytes, name: bytes) -> None:
         """Note a pack that was closed; it waits for its commit."""
         self._uncommitted[pack] = (salt, name)
         self._local.add(salt, PackState.CLOSED, self._local.files.path(salt).stat().st_size)
 
+    def committing(self) -> None:
+        """All packs noted so far are in the commit being made; later ones wait for the next."""
+        self._committing.update(self._uncommitted)
+        self._uncommitted.clear()
+
     def committed(self) -> None:
-        """All packs noted so far are committed: upload them."""
-        if self._uncommitted:
-            self._queue.update(self._uncommitted)
-            self._uncommitted.clear()
+        """The commit is durable: upload its packs."""
+        if self._committing:
+            self._queue.update(self._committing)
+            self._committing.clear()
             self._wake.set()
 
     async def wait_stored(self, packs: frozenset[int]) -> None:

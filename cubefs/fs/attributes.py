@@ -9,6 +9,8 @@ import errno
 import stat
 from collections import defaultdict
 
+import trio
+
 from cubefs.db.extents import RefDeltas
 from cubefs.engine.engine import Engine
 from cubefs.errors import PosixError
@@ -90,6 +92,7 @@ class Attributes:
             state.truncate(size_bytes)
             state.must_seal = state.is_dirty
         while self._truncate_step(ino, size_bytes):
+            await trio.lowlevel.checkpoint()  # let others work between the steps
             await self._gate.wait_open()
 
     def _truncate_step(self, ino: int, size_bytes: int) -> bool:

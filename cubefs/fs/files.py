@@ -145,7 +145,7 @@ class Files:
         if self._limit.is_full:
             await self._wait_for_memory()
         if self._engine.local.is_full_of_dirty:
-            await self._engine.local.wait_not_full()
+            await self._gate.wait_unless_failed(self._engine.local.wait_not_full)
         if self._gate.is_shut:
             await self._gate.wait_open()
         self._engine.disk.reserve(len(data))
@@ -160,8 +160,9 @@ class Files:
         return len(data)
 
     async def _wait_for_memory(self) -> None:
-        self._sealer.request_urgent(self._engine.files.dirty())
-        await self._limit.wait_not_full()
+        while self._limit.is_full:  # each time round: what others wrote meanwhile has not been asked for
+            self._sealer.request_urgent(self._engine.files.dirty())
+            await self._gate.wait_unless_failed(self._limit.wait_less)
 
     async def fsync(self, fh: int, datasync: bool = False) -> None:
         """Return when the file's data and metadata are on the local disk."""

@@ -175,7 +175,7 @@ class _Filler:
             ":first + i, 1, :first + i, :mode, 1000, 1000, 1, :bytes, :bytes, 0, :time + i, :time + i, :time + i",
         )
         self._insert("dentry", files, f":first + i, 1, {self._parent()}, {self._name()}, :first + i")
-        self._insert("extent", files, ":first + i, 0, 1, :bytes, i + 1, 0")
+        self._insert("extent", files, ":first + i, 0, 1, :bytes, i + 1, 0, 0")
 
     def _deleted_files(self) -> None:
         """Files that were there from the first snapshot until one of the others; every second in the big one."""
@@ -230,7 +230,7 @@ class _Filler:
         row = (inode, 1, ROOT_INODE, BIG_FILE_NAME, inode)
         self._connection.execute("INSERT INTO dentry VALUES (?, ?, ?, ?, ?)", row)
         first_block = shape.files + shape.deleted + 1
-        self._insert("extent", extents, f"{inode}, i * :bytes, 1, :bytes, {first_block} + i, 0")
+        self._insert("extent", extents, f"{inode}, i * :bytes, 1, :bytes, {first_block} + i, 0, ((i * :bytes >> 12) + (i * :bytes >> 20)) & 65535")
 
     def _space(self, blocks: int) -> None:
         """Blocks, each referred to once, in full frames in full packs; only the last of each is shorter."""

@@ -12,11 +12,8 @@ from cubefs.engine.packs import PackWriter, Unit
 from cubefs.errors import CubefsError, LocalDiskError
 from cubefs.model import MIB
 from tests.support.calls import make_file, read_all, truncate, write_all, write_at
-from tests.support.content import content
 from tests.support.driver import Place
-from tests.support.engines import crashing, running, wait_until
-
-NOISE = 2
+from tests.support.engines import crashing, noise, running, wait_until
 
 
 async def test_a_file_emptied_while_queued_can_be_written_again(place: Place) -> None:
@@ -38,7 +35,7 @@ async def test_settling_while_another_job_of_the_same_batch_is_at_work(place: Pl
         async def work(number: int) -> None:
             inode = await make_file(fs, b"file %d" % number)
             for round_number in range(6):
-                data = content(NOISE, 300_000, start=(number * 6 + round_number) * 300_000)
+                data = noise(number * 6 + round_number, 300_000)
                 handle = await fs.open(inode, os.O_RDWR)
                 await write_all(fs, handle, data)
                 if round_number % 2:
@@ -68,7 +65,7 @@ async def test_a_failed_pack_ends_the_waiting_of_writers(place: Place, monkeypat
         async def write() -> None:
             try:
                 for start in range(0, 8 * MIB, MIB):
-                    await fs.write(handle, start, content(NOISE, MIB))
+                    await fs.write(handle, start, noise(1, MIB))
             except CubefsError as error:
                 errors.append(error)
 
@@ -91,21 +88,21 @@ async def test_the_last_writer_through_the_door_asks_for_the_others(place: Place
 
         async def write(number: int) -> None:
             for start in range(0, 3 * MIB, MIB // 2):
-                await fs.write(handles[number], start, content(NOISE, MIB // 2, start=number * MIB * 3 + start))
+                await fs.write(handles[number], start, noise(number, 3 * MIB)[start : start + MIB // 2])
 
         async with trio.open_nursery() as nursery:
             for number in range(len(handles)):
                 nursery.start_soon(write, number)
         for number, inode in enumerate(inodes):
-            assert await read_all(fs, inode) == content(NOISE, 3 * MIB, start=number * MIB * 3)
+            assert await read_all(fs, inode) == noise(number, 3 * MIB)
 
 
 async def test_syncing_packs_beside_an_append_that_closes_the_pack(place: Place) -> None:
     """The commit's first fdatasync runs beside a job's append, which may complete the very same pack."""
     async with running(place) as fs:
-        await make_file(fs, b"first", content(NOISE, MIB))
+        await make_file(fs, b"first", noise(1, MIB))
         await fs.commit()
-        writer = fs.engine.writer
+        writer = fs.engine.sealer._writer
         pack = writer._open  # type: ignore[attr-defined]
         assert pack is not None
         real, entered, finished = os.fdatasync, threading.Event(), threading.Event()
@@ -120,9 +117,9 @@ async def test_syncing_packs_beside_an_append_that_closes_the_pack(place: Place)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("cubefs.engine.packs.os.fdatasync", slow)
-            inode = await make_file(fs, b"second", content(NOISE, 12 * MIB, start=20 * MIB))
+            inode = await make_file(fs, b"second", noise(2, 12 * MIB))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(fs.engine.sealer.sync_packs)
                 await wait_until(entered.is_set)
                 await fs.commit()
-        assert await read_all(fs, inode) == content(NOISE, 12 * MIB, start=20 * MIB)
+        assert await read_all(fs, inode) == noise(2, 12 * MIB)

@@ -62,17 +62,18 @@ class MachineCore(RuleBasedStateMachine):
         hidden=st.booleans(),
     )
     def start(self, chunking: Chunking, dirty_limit: int, cache_limit: int, hidden: bool) -> None:
-        """Open a new file system; nothing but the rules makes it commit, so that runs can be repeated."""
+        """Open a new file system."""
         self.options = FsOptions(
             cache_limit_bytes=cache_limit,
             dirty_limit_bytes=dirty_limit,
-            commit_interval_s=100_000.0,
+            # a writer who waits for room in a small cache waits for the next commit by time
+            commit_interval_s=0.1 if cache_limit == MIB else 100_000.0,
             recovery_point_s=100_000.0,
             snapdir_hidden=hidden,
         )
         self.driver = Driver(copy_place(template(chunking), self.directory), self.options)
         attr = self.fs.getattr(ROOT)
-        assert (attr.ino, stat.S_IFMT(attr.mode), attr.nlink) == (ROOT, stat.S_IFDIR, 2)
+        assert (attr.ino, stat.S_IFMT(attr.mode), attr.nlink) == (ROOT, stat.S_IFDIR, 2 if hidden else 3)
         times = attr.mtime_ns, attr.ctime_ns, attr.btime_ns
         self.model = Model(Node(attr.mode, attr.uid, attr.gid, 2, 0, *times))
         self.inodes = {ROOT: ROOT}  # the model's id -> the inode number
@@ -84,7 +85,7 @@ class MachineCore(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Compare everything, close, and audit the store with all its data."""
         try:
-            if self.driver is not None:
+            if self.driver is not None and self.driver.is_open:
                 self.check_live(3)
                 self.check_snapshots(2)
                 self.close_all()
@@ -145,7 +146,8 @@ class MachineCore(RuleBasedStateMachine):
             node = self.model.live.nodes.get(model_id)
             if node is not None:
                 attr = self.fs.getattr(self.inodes[model_id])
-                comparison.check_attr(b"inode %d" % self.inodes[model_id], attr, node)
+                path = b"inode %d" % self.inodes[model_id]
+                comparison.check_attr(path, attr, node, hidden=self.options.snapdir_hidden)
         self.model.touched.clear()
 
     def reachable(self, wanted: Callable[[Node], bool] = lambda node: True) -> list[int]:

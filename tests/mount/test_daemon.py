@@ -126,18 +126,19 @@ def test_a_large_log_is_rotated(filled: Machine) -> None:
 
 def test_an_interrupted_mount_leaves_nothing(filled: Machine) -> None:
     """The store is made to hang where the background process first reads from it."""
-    manifest = filled.store / "base" / f"{0:016}" / "manifest"
-    original = manifest.read_bytes()
-    manifest.unlink()
-    os.mkfifo(manifest)
+    chunk = filled.store / "base" / f"{0:016}" / f"{0:06}"
+    original = chunk.read_bytes()
+    chunk.unlink()
+    os.mkfifo(chunk)
     child = filled.start("cubefs", "mount", filled.url, filled.mount_point)
-    wait_until(lambda: (filled.cache / "cubefs.log").exists())
+    writing = os.open(chunk, os.O_WRONLY)  # waits until it is read
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=30)
     assert (child.returncode, out, err) == (130, "", "cubefs: interrupted\n")
     assert not os.path.ismount(filled.mount_point)
-    manifest.unlink()
-    manifest.write_bytes(original)
+    os.close(writing)
+    chunk.unlink()
+    chunk.write_bytes(original)
     assert (filled.mount() / "precious").read_text() == "data"
 
 

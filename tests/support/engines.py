@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import random
 import shutil
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
@@ -93,6 +94,12 @@ async def wait_until(condition: Any, *, poll_s: float = 0.005) -> None:
     """Wait until a condition holds; the caller's deadline ends it."""
     while not condition():
         await trio.sleep(poll_s)
+
+
+@functools.lru_cache(maxsize=64)
+def noise(seed: int, size_bytes: int) -> bytes:
+    """Return bytes that neither compress nor repeat; the same arguments give the same."""
+    return random.Random(seed).randbytes(size_bytes)
 
 
 def packs_in(directory: Path) -> Iterable[Path]:

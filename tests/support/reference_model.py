@@ -278,14 +278,10 @@ class Model:
     ) -> None:
         """Move a name, replacing what stands under the new one."""
         source, destination = self.directory(parent), self.directory(new_parent)
-        if parent == ROOT and name == SNAPSHOT_DIRECTORY:
-            raise Refused(RESERVED)
-        number = self.lookup(parent, name)
-        if len(new_name) > NAME_MAX_BYTES:
-            raise Refused(errno.ENAMETOOLONG)
-        if new_parent == ROOT and new_name == SNAPSHOT_DIRECTORY:
-            kinds = {errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.EINVAL}
-            raise Refused(frozenset(kinds), RESERVED)
+        problems = self._name_problems(parent, name, new_parent, new_name)
+        if problems:  # which rule is reported first is open
+            raise Refused(frozenset(problems))
+        number = source.entries[name]
         node = self.live.nodes[number]
         replaced = destination.entries.get(new_name)
         self._check_rename(number, new_parent, replaced, no_replace=no_replace)
@@ -303,6 +299,19 @@ class Model:
         self.touched.add(number)
         self._touch_directory(parent, now)
         self._touch_directory(new_parent, now)
+
+    def _name_problems(self, parent: int, name: bytes, new_parent: int, new_name: bytes) -> set[int]:
+        """Return the errnos for names that a rename cannot be given."""
+        problems: set[int] = set()
+        if parent == ROOT and name == SNAPSHOT_DIRECTORY:
+            problems |= RESERVED
+        elif name not in self.live.nodes[parent].entries:
+            problems |= {errno.ENOENT} | ({errno.ENAMETOOLONG} if len(name) > NAME_MAX_BYTES else set())
+        if len(new_name) > NAME_MAX_BYTES:
+            problems.add(errno.ENAMETOOLONG)
+        if new_parent == ROOT and new_name == SNAPSHOT_DIRECTORY:
+            problems |= {errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.EINVAL} | RESERVED
+        return problems
 
     def _check_rename(self, number: int, new_parent: int, replaced: int | None, *, no_replace: bool) -> None:
         """Raise every errno that applies: which one is reported first is open."""

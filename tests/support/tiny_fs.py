@@ -26,7 +26,7 @@ from pathlib import Path
 import apsw
 
 from cubefs.db import schema
-from cubefs.db.schema import fork
+from cubefs.db.schema import fork, spread
 
 UUID = bytes(range(16))
 FRAME = 1024 * 1024
@@ -170,13 +170,13 @@ def _fill_tree(connection: apsw.Connection) -> None:
 def _fill_data(connection: apsw.Connection) -> None:
     many = connection.executemany
     many(
-        "INSERT INTO extent VALUES (?, ?, ?, ?, ?, ?)",
-        [(*key, *row) for key, row in _EXTENTS.items()],
+        "INSERT INTO extent VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [(*key, *row, spread(key[1])) for key, row in _EXTENTS.items()],
     )
     many(
-        "INSERT INTO extent_history VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO extent_history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
-            (body, fork(row[0], until), file_offset, until, *row)
+            (body, fork(row[0], until), file_offset, until, *row, spread(file_offset))
             for (body, file_offset, until), row in _OLD_EXTENTS.items()
         ],
     )

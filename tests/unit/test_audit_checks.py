@@ -93,7 +93,7 @@ CORRUPTIONS = (
     _case(
         "extent-unseen",
         _NEXT_EPOCH,
-        "INSERT INTO extent_history VALUES (3, 3, 0, 4, 3, 400, 5, 0)",
+        "INSERT INTO extent_history VALUES (3, 3, 0, 4, 3, 400, 5, 0, 0)",
         "UPDATE block SET refs = 2 WHERE id = 5",
     ),
     _case("xattr-unseen", _NEXT_EPOCH, "INSERT INTO xattr_history VALUES (22, x'61', 4, 3, x'')"),
@@ -164,7 +164,7 @@ CORRUPTIONS = (
     _case(
         "extent-body", "UPDATE extent_history SET body = 9 WHERE body = 3", also="counter-behind inode-allocated"
     ),
-    _case("extent-crossing", "UPDATE extent SET file_offset = 1000000 WHERE file_offset > 0"),
+    _case("extent-crossing", "UPDATE extent SET file_offset = 1000000, spread = 244 WHERE file_offset > 0"),
     _case(
         "extent-crossing",
         "UPDATE extent SET length = 2097153 WHERE body = 2 AND file_offset = 0",

@@ -48,9 +48,10 @@ def run(namespace: argparse.Namespace) -> int:
     from cubefs.fsck.progress import ProgressBar
     from cubefs.fsck.run import audit
     from cubefs.store import open_store
+    from cubefs.store.retry import Retrying
 
     keep_secrets_in_memory()
-    store = open_store(namespace.url)
+    store = Retrying(open_store(namespace.url))
     superblock, _ = read_superblock(store)
     passphrase = read_passphrase(file=namespace.passphrase_file, what_for=store.describe())
     superblock, superblock_bytes, keyring = unlock(store, passphrase)

@@ -18,6 +18,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from types import FrameType
 
 import trio
 
@@ -36,6 +37,8 @@ from cubefs.model import ROOT_INODE
 from cubefs.store import open_store
 
 ANSWER_TIMEOUT_S = 60.0  # for the first stat(2) through the new mount; it needs nothing but the event loop
+# SIGHUP: a terminal that is closed ends a foreground mount; the daemon ignores it
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +50,14 @@ def serve(plan: MountPlan, ready: Callable[[], None]) -> int:
     """
     kernel.raise_file_limit()
     os.umask(0o077)  # what the daemon makes is nobody else's business; callers' umasks come with their requests
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _too_late)
     return trio.run(_Life(plan, ready).run)
+
+
+def _too_late(number: int, frame: FrameType | None) -> None:
+    """What trio hands on a signal to that comes when nobody waits for signals any more: we are ending already."""
 
 
 class _Life:
@@ -154,10 +164,7 @@ class _Life:
     async def _watch_signals(
         self, nursery: trio.Nursery, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        # SIGHUP: a terminal that is closed ends a foreground mount; the daemon ignores it
-        wanted = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            wanted.append(signal.SIGHUP)
+        wanted = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         with trio.open_signal_receiver(*wanted) as signals:
             task_status.started()
             await self._obey(signals, nursery)

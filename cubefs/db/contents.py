@@ -5,8 +5,9 @@ Must never: run on the event loop's connection; a count over a million rows take
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -29,12 +30,13 @@ def count_contents(path: Path) -> Contents:
     try:
         with reader(path) as connection:
             # in two parts: the sizes of a few sparse files exceed 63 bits
-            inodes, logical_mib, logical_rest = connection.execute(
+            execute: Callable[..., Any] = connection.execute
+            inodes, logical_mib, logical_rest = execute(
                 "SELECT count(*), coalesce(sum(size_bytes >> 20), 0), coalesce(sum(size_bytes & 1048575), 0) "
                 "FROM inode"
             ).fetchall()[0]
-            stored = connection.execute("SELECT coalesce(sum(size_bytes), 0) FROM pack").get
-            plain, live = connection.execute(
+            stored = execute("SELECT coalesce(sum(size_bytes), 0) FROM pack").get
+            plain, live = execute(
                 "SELECT coalesce(sum(plain_bytes), 0), coalesce(sum(live_bytes), 0) FROM frame"
             ).fetchall()[0]
             return Contents._make((inodes, logical_mib * MIB + logical_rest, stored, plain, live))

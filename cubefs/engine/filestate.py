@@ -152,7 +152,8 @@ class FileState:
         """Return `attr`, the database's row, as programs see it: with the size and times of unsealed data."""
         return attr._replace(
             size_bytes=self.size_bytes,
-            allocated_bytes=attr.allocated_bytes + self.pending_bytes,
+            # at most: the unsealed data may lie over bytes that are counted already
+            allocated_bytes=min(attr.allocated_bytes + self.pending_bytes, self.size_bytes),
             mtime_ns=attr.mtime_ns if self.mtime_ns is None else self.mtime_ns,
             ctime_ns=attr.ctime_ns if self.ctime_ns is None else self.ctime_ns,
         )

@@ -19,7 +19,14 @@ from cubefs.db.blocks import Blocks
 from cubefs.db.database import Database
 from cubefs.db.extents import Piece
 from cubefs.engine.localpacks import LocalPacks
-from cubefs.errors import CubefsError, IntegrityError, LocalDiskError, StoreUnavailableError
+from cubefs.errors import (
+    CubefsError,
+    IntegrityError,
+    LocalDiskError,
+    ObjectMissingError,
+    StoreError,
+    StoreUnavailableError,
+)
 from cubefs.format import names
 from cubefs.format.keys import Keyring, object_hash
 from cubefs.format.pack import PackCipher
@@ -49,7 +56,7 @@ class ReadStatistics(NamedTuple):
 class _Pack:
     """What is needed to read from one pack."""
 
-    __slots__ = ("cipher", "frames", "id", "is_damaged", "name", "salt")
+    __slots__ = ("cipher", "fetch_count", "frames", "id", "is_damaged", "name", "salt")
 
     def __init__(
         self, id: int, salt: bytes, name: bytes | None, cipher: PackCipher, frames: dict[int, FrameInfo]
@@ -59,6 +66,7 @@ class _Pack:
         self.name = name
         self.cipher = cipher
         self.frames = frames
+        self.fetch_count = 0  # local copies made: what one reader found wrong may have been replaced by another
         self.is_damaged = False  # the store's copy is not what was written: only frames that authenticate serve
 
 
@@ -194,21 +202,27 @@ class BlockReader:
         frame = pack.frames[number]
         if self._local.has(pack.salt) and not pack.is_damaged:
             self._local.touch(pack.salt)
+            copy = pack.fetch_count
             try:
                 data = await trio.to_thread.run_sync(self._read_local, pack, number, frame, limiter=self._decoders)
                 if data is not None:
                     return data
-                log.warning("local copy of pack %s is gone", pack.salt.hex())
+                if self._local.has(pack.salt):  # not evicted meanwhile
+                    log.warning("local copy of pack %s is gone", pack.salt.hex())
+                problem: CubefsError = IntegrityError("the file is gone")
             except (LocalDiskError, IntegrityError) as error:
                 log.warning("local copy of pack %s cannot be used: %s", pack.salt.hex(), error)
-                if not self._local.is_stored(pack.salt):
-                    self._damaged += 1
-                    raise IntegrityError(f"local pack {self._local.files.path(pack.salt)}: {error}") from error
-            await self._forget_local(pack)
+                problem = error
+            if self._local.has(pack.salt) and not self._local.is_stored(pack.salt):
+                self._damaged += 1
+                raise IntegrityError(f"local pack {self._local.files.path(pack.salt)}: {problem}") from problem
+            if pack.fetch_count == copy:
+                await self._forget_local(pack)
         if pack.name is None:
             raise IntegrityError(f"pack {pack.salt.hex()} was never completed and its local file is gone")
         if not pack.is_damaged:
-            await self._share_fetch(pack)
+            if not self._local.has(pack.salt):
+                await self._share_fetch(pack)
             if self._local.has(pack.salt):
                 data = await trio.to_thread.run_sync(self._read_local, pack, number, frame, limiter=self._decoders)
                 if data is not None:
@@ -227,8 +241,13 @@ class BlockReader:
         """Read one frame from the store's copy, which is damaged or could not be kept locally."""
         assert pack.name is not None
         name = names.pack(pack.name)
-        stored = self._store.get_range(name, start=frame.pack_offset, length=frame.stored_bytes)
         try:
+            try:
+                stored = self._store.get_range(name, start=frame.pack_offset, length=frame.stored_bytes)
+            except StoreError as error:
+                if self._store.head(name).size_bytes < frame.pack_offset + frame.stored_bytes:
+                    raise IntegrityError("the object ends before it") from error
+                raise
             return pack.cipher.open_frame(number, stored, plain_bytes=frame.plain_bytes)
         except IntegrityError as error:
             self._damaged += 1
@@ -289,8 +308,13 @@ class BlockReader:
             with self._db.operation():
                 self._blocks.insert_local(pack.salt, size_bytes=len(data), now_ns=self._clock_ns())
             self._local.add(pack.salt, PackState.STORED, len(data))
+            pack.fetch_count += 1
             if self._local.total_bytes > self._local.limit_bytes:
                 await self._local.evict()
+        except ObjectMissingError as error:
+            log.error("%s is missing from %s", name, self._store.describe())
+            self._damaged += 1
+            flight.error = IntegrityError(str(error))
         except CubefsError as error:
             log.error("cannot get %s: %s", name, error)
             flight.error = error

@@ -58,6 +58,12 @@ class _Item(NamedTuple):
     size_bytes: int  # of the file when the generation was taken
 
 
+def _blocks_of(items: Iterable[_Item], hashes: Iterable[bytes]) -> list[NewBlock]:
+    """Return the blocks with these hashes, each once."""
+    data = {chunk.block_hash: chunk.data for item in items for chunk in item.chunks}
+    return [NewBlock(block_hash, data[block_hash]) for block_hash in hashes]
+
+
 class Sealer:
     """Owns the queue of files to seal and the pack that is being written."""
 
@@ -284,8 +290,17 @@ class Sealer:
             for event in waiting.values():
                 await event.wait()
             async with self.pack_lock:
-                appended = await self._worker(self._writer.append, units) if units else []
-                self._gate.check()
+                appended: list[Appended] = []
+                elsewhere = known.keys() | waiting.keys()
+                while True:
+                    if units:
+                        appended += await self._worker(self._writer.append, units)
+                    self._gate.check()
+                    lost = [block_hash for block_hash in elsewhere if self._blocks.find_known(block_hash) is None]
+                    if not lost:
+                        break
+                    elsewhere -= set(lost)  # found damaged since it was looked up: store it once more
+                    units = await self._pack(_blocks_of(items, lost))
                 self._apply(items, appended)
         finally:
             for block_hash in new:

@@ -130,7 +130,7 @@ class Attributes:
     # -- extended attributes ----------
 
     def getxattr(self, ino: int, name: bytes) -> bytes:
-        """Return one attribute's value. ENODATA."""
+        """Return one attribute's value. ENODATA, ESTALE."""
         if is_virtual(ino):
             value = None
             if ino != SNAPDIR_INODE:
@@ -141,6 +141,8 @@ class Attributes:
             value = self._xattrs.find(ino, name)
             if value is None and ino == ROOT_INODE:
                 value = self.virtual_xattrs.get(name)
+            if value is None:
+                self._get(ino)
         if value is None:
             raise PosixError(errno.ENODATA)
         return value
@@ -151,7 +153,10 @@ class Attributes:
             return []
         if is_virtual(ino):
             return list(self._xattrs.all_at(ino & INODE_MASK, self._views.epoch(ino)))
-        return self._xattrs.names(ino)
+        names = self._xattrs.names(ino)
+        if not names:
+            self._get(ino)
+        return names
 
     async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
         """Set an attribute; flags as in setxattr(2). EEXIST, ENODATA, ERANGE, E2BIG."""
@@ -199,7 +204,7 @@ class Attributes:
     def _get(self, ino: int) -> Attr:
         attr = self._tree.find_attr(ino)
         if attr is None:
-            raise PosixError(errno.ENOENT)
+            raise PosixError(errno.ESTALE)
         return attr
 
     def _check_changeable(self, ino: int) -> None:

@@ -58,7 +58,7 @@ class Files:
         return self._add(attr, epoch=0, flags=flags), attr
 
     async def open(self, ino: int, flags: int) -> int:
-        """Open a regular file. EROFS for writing to a snapshot, EISDIR, ENOENT."""
+        """Open a regular file. EROFS for writing to a snapshot, EISDIR, ESTALE."""
         if is_virtual(ino):
             epoch = self._views.epoch(ino)
             if flags & _WRITES or flags & os.O_TRUNC:
@@ -79,7 +79,7 @@ class Files:
 
     def _openable(self, attr: Attr | None) -> Attr:
         if attr is None:
-            raise PosixError(errno.ENOENT)
+            raise PosixError(errno.ESTALE)  # unlinked or replaced since the look-up: makes the kernel look again
         if stat.S_ISDIR(attr.mode):
             raise PosixError(errno.EISDIR)
         if not stat.S_ISREG(attr.mode):

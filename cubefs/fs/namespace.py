@@ -67,19 +67,20 @@ class Namespace:
         return attr
 
     def getattr(self, ino: int) -> Attr:
-        """Return the attributes of an inode. ENOENT; ESTALE for one of a deleted snapshot."""
+        """Return the attributes of an inode. ESTALE when it is gone, or its snapshot."""
         attr = self._views.attr(ino) if is_virtual(ino) else self._tree.find_attr(ino)
         if attr is None:
-            raise PosixError(errno.ENOENT)
+            raise PosixError(errno.ESTALE)
         if ino == ROOT_INODE and not self._views.hidden:
             return attr._replace(nlink=attr.nlink + 1)  # `snapshots` is a sub-directory too
         return self._seen(attr)
 
     def readlink(self, ino: int) -> bytes:
-        """Return a symlink's target. EINVAL for anything else."""
+        """Return a symlink's target. EINVAL for anything else, ESTALE."""
         epoch = self._views.epoch(ino)
         target = self._tree.find_target(ino & INODE_MASK, epoch or None)
         if target is None:
+            self.getattr(ino)
             raise PosixError(errno.EINVAL)
         return target
 
@@ -171,8 +172,8 @@ class Namespace:
                 raise PosixError(errno.EXDEV)
             self._change_dir(parent, name)
             attr = self._tree.find_attr(ino)
-            if attr is None or (attr.nlink == 0):
-                raise PosixError(errno.ENOENT)
+            if attr is None or attr.nlink == 0:
+                raise PosixError(errno.ESTALE if attr is None else errno.ENOENT)
             if stat.S_ISDIR(attr.mode) or ino == SNAPDIR_INODE:
                 raise PosixError(errno.EPERM)
             if attr.nlink >= _LINK_MAX:

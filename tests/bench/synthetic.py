@@ -230,7 +230,8 @@ class _Filler:
         row = (inode, 1, ROOT_INODE, BIG_FILE_NAME, inode)
         self._connection.execute("INSERT INTO dentry VALUES (?, ?, ?, ?, ?)", row)
         first_block = shape.files + shape.deleted + 1
-        self._insert("extent", extents, f"{inode}, i * :bytes, 1, :bytes, {first_block} + i, 0, ((i * :bytes >> 12) + (i * :bytes >> 20)) & 65535")
+        spread = "((i * :bytes >> 12) + (i * :bytes >> 20)) & 65535"
+        self._insert("extent", extents, f"{inode}, i * :bytes, 1, :bytes, {first_block} + i, 0, {spread}")
 
     def _space(self, blocks: int) -> None:
         """Blocks, each referred to once, in full frames in full packs; only the last of each is shorter."""

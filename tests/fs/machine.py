@@ -13,15 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from cubefs.errors import CubefsError
-from cubefs.model import SNAPDIR_INODE, SNAPSHOT_SHIFT, Caller, SetAttr, Snapshot
+from cubefs.model import SNAPDIR_INODE, SNAPSHOT_SHIFT, SetAttr, Snapshot
 from tests.fs.machine_data import DataRules
-from tests.fs.machine_names import NAMES, PICK
+from tests.fs.machine_names import ME, NAMES, PICK
 from tests.support.driver import Driver, Place
 from tests.support.reference_model import GONE, NOT_IN_SNAPSHOT_DIRECTORY, ROOT
 
 SNAPSHOT_NAMES = st.sampled_from([b"monday", b"tuesday", b"\xe9t\xe9", b"z" * 255])
 LIMITS = st.sampled_from([1, 2, 3, 100])
-ME = Caller(0, 0, 0)
 
 
 class FileSystemMachine(DataRules):
@@ -29,9 +28,11 @@ class FileSystemMachine(DataRules):
 
     # -- snapshots -------------------------------------------------------------------------------------------
 
-    @rule(name=SNAPSHOT_NAMES, by_mkdir=st.booleans())
-    def snapshot_create(self, name: bytes, by_mkdir: bool) -> None:
+    @rule(name=SNAPSHOT_NAMES, by_mkdir=st.booleans(), is_free=st.sampled_from([True, True, True, False]))
+    def snapshot_create(self, name: bytes, by_mkdir: bool, is_free: bool) -> None:
         """Take a snapshot, by command or by mkdir; a taken name refuses."""
+        if is_free and name in self.model.snapshots:
+            name = b"snapshot %d" % len(self.numbers)
 
         def real() -> int:
             if by_mkdir:
@@ -45,22 +46,24 @@ class FileSystemMachine(DataRules):
             assert done[0] > max([0, *self.numbers.values(), *self.removed_numbers]), "numbers only grow"
             self.numbers[name] = done[0]
 
-    @rule(name=SNAPSHOT_NAMES)
-    def snapshot_remove(self, name: bytes) -> None:
+    @precondition(lambda self: len(self.model.snapshots) > 1)
+    @rule(pick=PICK)
+    def snapshot_remove(self, pick: int) -> None:
+        """Remove a snapshot."""
+        self.remove_snapshot(sorted(self.model.snapshots)[pick % len(self.model.snapshots)])
+
+    def remove_snapshot(self, name: bytes) -> None:
         """Remove a snapshot; one that is not there refuses."""
         if self.both(lambda: self.fs.snapshot_remove(name), lambda now: self.model.snapshot_remove(name)):
             self.removed_numbers.append(self.numbers.pop(name))
 
-    @precondition(lambda self: self.model.snapshots)
     @rule(limit=LIMITS)
-    def compare_snapshots(self, limit: int) -> None:
-        """Compare every snapshot with the copy that the model kept."""
+    def compare(self, limit: int) -> None:
+        """Compare the live tree, and every snapshot with the copy that the model kept."""
+        self.check_live(limit)
         self.check_snapshots(limit)
 
-    @rule(limit=LIMITS)
-    def compare_live(self, limit: int) -> None:
-        """Compare the whole live tree."""
-        self.check_live(limit)
+    # -- what must be refused --------------------------------------------------------------------------------
 
     @precondition(lambda self: self.model.snapshots)
     @rule(which=PICK, where=PICK, name=NAMES, verb=PICK)
@@ -110,7 +113,8 @@ class FileSystemMachine(DataRules):
     @precondition(lambda self: self.removed_numbers)
     @rule(pick=PICK, inode=PICK)
     def removed_snapshot_is_stale(self, pick: int, inode: int) -> None:
-        """What stood in a removed snapshot answers ESTALE."""
+        """What stood in a removed snapshot answers ESTALE, and it cannot be removed again."""
+        self.refuses(lambda: self.fs.snapshot_remove(b"never there"), {"ENOENT"})
         number = self.removed_numbers[pick % len(self.removed_numbers)] << SNAPSHOT_SHIFT
         inodes = sorted(self.inodes.values())
         stale = number | inodes[inode % len(inodes)]
@@ -155,39 +159,33 @@ class FileSystemMachine(DataRules):
 
     # -- durability and remounts -----------------------------------------------------------------------------
 
-    @rule()
-    def commit(self) -> None:
-        """Make everything durable on this machine; then the space in use is exact."""
-        self.fs.commit()
+    @rule(store=st.booleans())
+    def settle(self, store: bool) -> None:
+        """Make everything durable on this machine or in the store; then the space in use is exact."""
+        if store:
+            self.fs.sync()
+        else:
+            self.fs.commit()
         self.check_live(100, settled=True)
 
-    @rule()
-    def sync(self) -> None:
-        """Make everything durable in the store."""
-        self.fs.sync()
-
-    @rule(audit=st.sampled_from([False, False, True]))
-    def remount(self, audit: bool) -> None:
-        """Unmount and mount again with the same cache; sometimes fsck in between."""
+    @rule(how=st.sampled_from(["same cache", "fsck in between", "empty cache", "crash", "crash"]), after=PICK)
+    def remount(self, how: str, after: int) -> None:
+        """Unmount and mount again: with the same cache, without one, or after a crash."""
+        self.generation += 1
         place = self.fs.place
+        if how == "crash":
+            self.make_durable(["commit", "sync", "fsync"][after % 3])
+            place = self.fs.copy_as_after_a_crash(self.directory / f"crash-{self.generation}")
+        elif how == "empty cache":
+            place = place.with_empty_cache(f"cache-{self.generation}")
         self.close_all()
         self.fs.close()
-        if audit:
+        if how == "fsck in between":
             self.audit(place)
         self.open_again(place)
 
-    @rule()
-    def remount_elsewhere(self) -> None:
-        """Unmount, lose the cache, mount again: everything comes from the store."""
-        self.generation += 1
-        place = self.fs.place.with_empty_cache(f"cache-{self.generation}")
-        self.close_all()
-        self.fs.close()
-        self.open_again(place)
-
-    @rule(how=st.sampled_from(["commit", "sync", "fsync"]))
-    def crash(self, how: str) -> None:
-        """Die right after a commit, a sync or a file's fsync: the next mount sees all that came before.
+    def make_durable(self, how: str) -> None:
+        """Do what promises that the next mount sees everything, even after a crash.
 
         The process dies by proxy: the copy of its store and cache, taken while it stands still, goes on.
         """
@@ -198,11 +196,6 @@ class FileSystemMachine(DataRules):
             self.fs.sync()
         else:
             self.fs.commit()
-        self.generation += 1
-        place = self.fs.copy_as_after_a_crash(self.directory / f"crash-{self.generation}")
-        self.close_all()
-        self.fs.close()
-        self.open_again(place)
 
     def open_again(self, place: Place) -> None:
         """Mount, and compare everything."""

@@ -6,6 +6,7 @@ rules are in machine_names, machine_data and machine.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import shutil
@@ -17,8 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize
+from hypothesis.stateful import RuleBasedStateMachine
 
 from cubefs.errors import CubefsError
 from cubefs.fs.filesystem import FsOptions
@@ -39,6 +39,7 @@ def scratch_parent() -> str | None:
 def template(chunking: Chunking) -> Place:
     """Return a new file system's store, made once and copied for each run."""
     directory = Path(tempfile.mkdtemp(prefix="cubefs-template-", dir=scratch_parent()))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return make_place(directory, chunking)
 
 
@@ -55,12 +56,6 @@ class MachineCore(RuleBasedStateMachine):
 
     # -- set-up and end --------------------------------------------------------------------------------------
 
-    @initialize(
-        chunking=st.sampled_from(Chunking),
-        dirty_limit=st.sampled_from([2 * MIB, 64 * MIB]),
-        cache_limit=st.sampled_from([1 * MIB, 1024 * MIB]),
-        hidden=st.booleans(),
-    )
     def start(self, chunking: Chunking, dirty_limit: int, cache_limit: int, hidden: bool) -> None:
         """Open a new file system."""
         self.options = FsOptions(

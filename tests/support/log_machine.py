@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import apsw
-from cubefs.mkfs.make import make_file_system
 
 from cubefs.db import image, schema
 from cubefs.engine import metalog, unlock
 from cubefs.engine.metalog import Head
 from cubefs.format.keys import KdfParams
 from cubefs.format.log import Changes, Record, WriterOpened
+from cubefs.mkfs.make import make_file_system
 from cubefs.model import Chunking
 from cubefs.store import Store
 

@@ -107,7 +107,8 @@ def line_of(package: str) -> int:
 def imports_point_upwards(module: str, source: str) -> list[str]:
     """A module imports only from lines above its own, the vocabulary imports nothing."""
     findings = []
-    own = package_of(module)
+    # `python -m` is a command line, wherever it stands
+    own = "app" if module.endswith("__main__") else package_of(module)
     for number, name in imported(module, source):
         parts = name.split(".")
         if parts[0] != "cubefs":

@@ -13,8 +13,9 @@ from cubefs.db.audit_local import LocalState, read_local_state
 from cubefs.engine import metalog
 from cubefs.engine.metalog import Head
 from cubefs.errors import IntegrityError
-from cubefs.fsck.report import Finding, Severity, many, shown
+from cubefs.fsck.report import Finding, Severity, many
 from cubefs.store.base import Store
+from cubefs.visible import safe
 
 DATABASE = "db.sqlite"
 
@@ -27,7 +28,7 @@ def check_cache(store: Store, cache_dir: Path, *, uuid: bytes, database: str = D
     try:
         state = read_local_state(path)
     except IntegrityError as error:
-        yield Finding("cache-unreadable", Severity.NOTE, str(error), shown(bytes(path)))
+        yield Finding("cache-unreadable", Severity.NOTE, str(error), safe(bytes(path)))
         return
     if state.uuid != uuid:
         return
@@ -35,9 +36,9 @@ def check_cache(store: Store, cache_dir: Path, *, uuid: bytes, database: str = D
         try:
             metalog.check_head(store, Head(state.head_seq, state.head_hash, 0, 0))
         except IntegrityError as error:
-            yield Finding("log-forked", Severity.ERROR, str(error), shown(bytes(path)))
+            yield Finding("log-forked", Severity.ERROR, str(error), safe(bytes(path)))
     if state.unshipped_commits or state.unstored_packs:
-        yield Finding("not-shipped", Severity.NOTE, _describe(state), shown(bytes(path)))
+        yield Finding("not-shipped", Severity.NOTE, _describe(state), safe(bytes(path)))
 
 
 def _describe(state: LocalState) -> str:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cubefs.db.audit_check import NOTHING_AFFECTED, Affected, AffectedPath, Severity
+from cubefs.visible import safe
 
-__all__ = ["NOTHING_AFFECTED", "Affected", "Counts", "Finding", "Report", "Severity", "many", "shown"]
+__all__ = ["NOTHING_AFFECTED", "Affected", "Counts", "Finding", "Report", "Severity", "many"]
 
 # fsck(8)
 EXIT_CLEAN = 0
@@ -125,26 +126,6 @@ class Report:
             yield "the contents of packs were not read: --data does"
 
 
-def shown(name: bytes) -> str:
-    """Return a name fit for a terminal; different names never look the same.
-
-    Bytes that are not UTF-8 become `\\xff`, characters that are not printable `\\n` or `\\u202e`, a backslash is
-    doubled.
-    """
-    return "".join(map(_visible, name.decode("utf-8", "surrogateescape")))
-
-
-def _visible(char: str) -> str:
-    code = ord(char)
-    if char == "\\":
-        return "\\\\"
-    if char.isprintable():
-        return char
-    if 0xDC80 <= code <= 0xDCFF:  # PEP 383: a byte that is not UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    return char.encode("unicode_escape", "surrogatepass").decode("ascii")
-
-
 def _finding_lines(finding: Finding) -> Iterator[str]:
     more = f" ({finding.count:,} in all)" if finding.count > 1 else ""
     yield f"{finding.severity.value:<5}  {finding.check}: {finding.what}{more}"
@@ -156,14 +137,14 @@ def _finding_lines(finding: Finding) -> Iterator[str]:
     count = len(affects.paths) + affects.more_count
     yield f"       affects {many(count, 'path')} in {_views(affects)}:"
     for path in affects.paths:
-        yield f"         {shown(path.path)}  [{_views(path)}]"
+        yield f"         {safe(path.path)}  [{_views(path)}]"
     if affects.more_count:
         yield f"         and {affects.more_count:,} more"
 
 
 def _views(affected: Affected | AffectedPath) -> str:
     names = affected.snapshots
-    shown_names = ", ".join(map(shown, names[:SNAPSHOTS_SHOWN]))
+    shown_names = ", ".join(map(safe, names[:SNAPSHOTS_SHOWN]))
     more = f" and {len(names) - SNAPSHOTS_SHOWN:,} more" if len(names) > SNAPSHOTS_SHOWN else ""
     snapshots = [f"snapshot{'s' if len(names) > 1 else ''} {shown_names}{more}"] if names else []
     return " and ".join((["the live tree"] if affected.is_live else []) + snapshots)
@@ -184,7 +165,7 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
                 {
                     **_name_json(path.path, key="path"),
                     "live": path.is_live,
-                    "snapshots": [shown(name) for name in path.snapshots],
+                    "snapshots": [safe(name) for name in path.snapshots],
                 }
                 for path in affects.paths
             ],
@@ -197,7 +178,7 @@ def _name_json(name: bytes, *, key: str = "name") -> dict[str, str]:
     try:
         return {key: name.decode("utf-8")}
     except UnicodeDecodeError:
-        return {key: shown(name), f"{key}_b64": base64.b64encode(name).decode("ascii")}
+        return {key: safe(name), f"{key}_b64": base64.b64encode(name).decode("ascii")}
 
 
 def many(count: int, noun: str) -> str:

@@ -25,8 +25,9 @@ from cubefs.fsck.inventory import Inventory
 from cubefs.fsck.logobjects import OldLog, check_slots
 from cubefs.fsck.packs import PackAudit
 from cubefs.fsck.progress import Progress, silent
-from cubefs.fsck.report import Counts, Finding, Report, Severity, shown
+from cubefs.fsck.report import Counts, Finding, Report, Severity
 from cubefs.store.base import Store
+from cubefs.visible import safe
 
 
 def audit(
@@ -167,4 +168,4 @@ def finding_of(violation: Violation) -> Finding:
 def _value(value: object) -> str:
     if value is None:
         return "(none)"
-    return shown(value) if isinstance(value, bytes) else shown(str(value).encode())
+    return safe(value if isinstance(value, bytes) else str(value))

@@ -28,7 +28,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cubefs.app import kernel
-from cubefs.app.display import safe
 from cubefs.errors import (
     CacheMismatchError,
     CubefsError,
@@ -37,6 +36,7 @@ from cubefs.errors import (
     LocalDiskFullError,
     UsageError,
 )
+from cubefs.visible import safe
 
 ENVIRONMENT = "CUBEFS_CACHE_DIR"
 LOCK = "lock"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from cubefs.app import mountpoint
-from cubefs.app.display import safe
 from cubefs.errors import CubefsError, MountPointError
+from cubefs.visible import safe
 
 XATTR = "user.cubefs.control"
 LINE_MAX_BYTES = 64 * 1024 * 1024  # the list of all snapshots is one line

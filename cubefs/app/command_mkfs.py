@@ -10,11 +10,11 @@ import json
 import time
 
 from cubefs.app import arguments
-from cubefs.app.display import safe
 from cubefs.app.kernel import keep_secrets_in_memory
 from cubefs.app.passphrase import choose_passphrase
 from cubefs.errors import AlreadyExistsError, NotCubefsError, UnsupportedVersionError
 from cubefs.model import Chunking
+from cubefs.visible import safe
 
 SUMMARY = "make a file system in a store"
 DESCRIPTION = """\

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cubefs.app import arguments, cache, daemon, kernel, logs, mountpoint, options
-from cubefs.app.display import safe, say
+from cubefs.app.display import say
 from cubefs.app.edge import root_cause
 from cubefs.app.options import MountOptions
 from cubefs.app.passphrase import read_passphrase
 from cubefs.errors import LocalDiskError, MountPointError
+from cubefs.visible import safe
 
 if TYPE_CHECKING:
     from cubefs.app.mounted import MountPlan

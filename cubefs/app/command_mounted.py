@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from cubefs.app import arguments, cache, client, daemon, kernel, status
-from cubefs.app.display import ProgressLine, format_bytes, safe, say
+from cubefs.app.display import ProgressLine, format_bytes, say
 from cubefs.errors import CubefsError, MountPointError, UserInterruptError
+from cubefs.visible import safe
 
 UMOUNT_SUMMARY = "store everything, unmount, wait until the process has ended"
 UMOUNT_DESCRIPTION = """\

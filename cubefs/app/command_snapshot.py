@@ -13,7 +13,8 @@ from typing import Any
 
 from cubefs.app import arguments, client
 from cubefs.app.command_mounted import shown_progress
-from cubefs.app.display import safe, table
+from cubefs.app.display import table
+from cubefs.visible import safe
 
 SUMMARY = "create, list and remove snapshots"
 DESCRIPTION = """\

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cubefs.app import logs
-from cubefs.app.display import safe
 from cubefs.app.edge import EXIT_FAILURE, exit_code_of, line_for, root_cause
 from cubefs.errors import CubefsError
+from cubefs.visible import safe
 
 ANSWER_MAX_BYTES = 64 * 1024
 GIVE_UP_S = 3.0  # after an interrupt, before the child is killed: until it is ready it holds nothing of value

@@ -1,48 +1,23 @@
-"""How things look on a terminal: names made safe, sizes, durations, tables, progress lines.
+"""How things look on a terminal: sizes, durations, tables, progress lines.
 
-Must never: let a byte of a file name reach a terminal that could move its cursor or change its colours.
+Must never: show a name or a message that `visible` has not made safe.
 """
 
 from __future__ import annotations
 
 import base64
 import datetime
-import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import PurePath
 from typing import TextIO
 
 from cubefs.model import KIB
+from cubefs.visible import one_line, safe
 
 CLEAR_LINE = "\r\x1b[K"
 PROGRESS_INTERVAL_S = 0.1  # often enough to look alive, rarely enough to cost nothing
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
-
-
-def safe(name: str | bytes | PurePath) -> str:
-    """Return a file name fit for a terminal; two different names never look the same.
-
-    Bytes that are not UTF-8 become `\\xff`, control and invisible characters `\\n`, `\\x1b` or `\\u202e`, and a
-    backslash is doubled.
-    """
-    text = os.fsdecode(name)
-    return "".join("\\\\" if char == "\\" else _visible(char) for char in text)
-
-
-def one_line(message: str) -> str:
-    """Return a whole message as one line without control characters; names in it may have been `safe` already."""
-    return "".join(_visible(char) for char in message.strip())
-
-
-def _visible(char: str) -> str:
-    code = ord(char)
-    if char.isprintable():
-        return char
-    if 0xDC80 <= code <= 0xDCFF:  # PEP 383: a byte that is not UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    return char.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def json_name(name: bytes) -> dict[str, str]:

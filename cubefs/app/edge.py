@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from cubefs.app.display import one_line, say
+from cubefs.app.display import say
 from cubefs.errors import CubefsError, UsageError, UserInterruptError
+from cubefs.visible import one_line
 
 EXIT_FAILURE = 1
 EXIT_BROKEN_PIPE = 128 + signal.SIGPIPE

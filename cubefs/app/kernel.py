@@ -14,8 +14,8 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-from cubefs.app.display import one_line, safe
 from cubefs.errors import InUseError, MountPointError
+from cubefs.visible import one_line, safe
 
 FS_TYPE = "fuse.cubefs"
 NOFILE_MAX = 1 << 20  # more is never used, and some programs walk over all of them

@@ -13,10 +13,10 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TextIO, cast
 
-from cubefs.app.display import one_line
 from cubefs.app.edge import is_debugging
 from cubefs.errors import CubefsError
 from cubefs.model import MIB
+from cubefs.visible import one_line
 
 SIZE_MAX_BYTES = 4 * MIB  # then it becomes cubefs.log.1, and the one before that goes
 ONLY_IN_FILE = "only_in_file"  # `extra` of a record that the command says on the terminal itself

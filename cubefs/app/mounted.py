@@ -18,13 +18,13 @@ import trio
 
 from cubefs.app import kernel
 from cubefs.app.cache import CacheDirectory, State
-from cubefs.app.display import safe
 from cubefs.app.options import MountOptions
 from cubefs.errors import CubefsError, InUseError
 from cubefs.format.keys import Keyring
 from cubefs.format.superblock import Superblock
 from cubefs.fs.filesystem import FileSystem
 from cubefs.fuse import session
+from cubefs.visible import safe
 
 WORKER_COUNT = 4  # of our own: hung store calls must not keep `cubefs status` waiting
 BUSY_WAITS_S = (0.1, 0.2, 0.3, 0.4)  # a program that has just ended may still be letting go of its files

@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cubefs.app import kernel
-from cubefs.app.display import safe, say
+from cubefs.app.display import say
 from cubefs.errors import InUseError, MountPointError, UsageError
+from cubefs.visible import safe
 
 ADVICE = "choose another place"
 # what statvfs says on a mount point whose process is gone (fuse aborts the connection)

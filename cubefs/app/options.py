@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cubefs.app.display import safe
 from cubefs.errors import UsageError
 from cubefs.model import KIB
+from cubefs.visible import safe
 
 # for mount(8), systemd and other tools; they mean nothing to us
 FOR_OTHERS = frozenset(["defaults", "_netdev", "auto", "noauto", "nofail", "loud", "silent"]) | frozenset(

@@ -11,9 +11,10 @@ import os
 import stat
 from pathlib import Path
 
-from cubefs.app.display import safe, say
+from cubefs.app.display import say
 from cubefs.app.kernel import forget_variable
 from cubefs.errors import UsageError, UserInterruptError
+from cubefs.visible import safe
 
 ENVIRONMENT = "CUBEFS_PASSPHRASE"
 FILE_MAX_BYTES = 64 * 1024  # nobody's passphrase; a wrong file name must not fill memory

@@ -25,7 +25,7 @@ import trio
 from cubefs.app import control, kernel
 from cubefs.app.cache import State
 from cubefs.app.daemon import notify_service_manager
-from cubefs.app.display import format_bytes, safe
+from cubefs.app.display import format_bytes
 from cubefs.app.edge import root_cause
 from cubefs.app.mounted import Mounted, MountPlan
 from cubefs.app.options import MountOptions
@@ -35,6 +35,7 @@ from cubefs.fuse import session
 from cubefs.fuse.operations import Operations
 from cubefs.model import ROOT_INODE
 from cubefs.store import open_store
+from cubefs.visible import safe
 
 ANSWER_TIMEOUT_S = 60.0  # for the first stat(2) through the new mount; it needs nothing but the event loop
 # SIGHUP: a terminal that is closed ends a foreground mount; the daemon ignores it

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cubefs.app.display import format_time, json_name, safe
+from cubefs.app.display import format_time, json_name
 from cubefs.errors import AlreadyExistsError, CubefsError, PosixError, UsageError
 from cubefs.fs.filesystem import FileSystem
 from cubefs.model import NAME_MAX_BYTES, Snapshot
+from cubefs.visible import safe
 
 
 async def create(fs: FileSystem, name: bytes | None) -> dict[str, Any]:

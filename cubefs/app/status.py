@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cubefs.app.display import aligned, format_bytes, format_duration, format_time, one_line
+from cubefs.app.display import aligned, format_bytes, format_duration, format_time
+from cubefs.visible import one_line
 
 # said in the first lines already
 _PHRASED = frozenset(

@@ -42,9 +42,17 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._execute = database.execute
 
-    def newest_cut(self) -> int:
-        """Return the number up to which everything may be shipped now (0: nothing)."""
-        number: int = self._execute("SELECT coalesce(max(number), 0) FROM local_outbox WHERE cut = 1").get
+    def next_cut(self, limit_bytes: int) -> int:
+        """Return the number up to which everything may be shipped in one object now (0: nothing).
+
+        The newest cut with at most `limit_bytes` of changesets up to it, or the first if that has more.
+        """
+        sql = (
+            "SELECT coalesce(max(number) FILTER (WHERE total <= ?), min(number), 0) FROM "
+            "(SELECT number, cut, sum(length(changeset)) OVER (ORDER BY number) AS total FROM local_outbox) "
+            "WHERE cut = 1"
+        )
+        number: int = self._execute(sql, (limit_bytes,)).get
         return number
 
     def first_waiting_ns(self) -> int | None:

@@ -93,7 +93,7 @@ class Engine:
         self._keyring = keyring
         self._make_data_path(cache_dir, nursery)
         self._make_log()
-        self.sealer.on_pack_opened = self._pack_opened
+        self.sealer.on_pack_grown = self._pack_grown
         self.sealer.on_pack_closed = self._pack_closed
         self.committer.on_committing = self._committing
         self.committer.on_commit = self._committed
@@ -165,8 +165,8 @@ class Engine:
             gate=self.gate,
         )
 
-    def _pack_opened(self, salt: bytes) -> None:
-        self.local.add(salt, PackState.OPEN, 0)  # counted once it is complete
+    def _pack_grown(self, salt: bytes, size_bytes: int) -> None:
+        self.local.add(salt, PackState.OPEN, size_bytes)
 
     def _pack_closed(self, pack: int, salt: bytes, name: bytes) -> None:
         self.uploader.add(pack, salt, name)

@@ -43,6 +43,7 @@ class LocalPacks:
         self._packs: OrderedDict[bytes, _Local] = OrderedDict()
         self.total_bytes = 0
         self.dirty_bytes = 0  # of packs that must stay until they are stored
+        self._open_bytes = 0  # of them, in the pack being written
         self._used: dict[bytes, int] = {}
         # Proven stored, but the database does not say so durably: without its file, such a pack would look lost
         # after a crash.
@@ -62,6 +63,8 @@ class LocalPacks:
         self.total_bytes += size_bytes
         if state is not PackState.STORED:
             self.dirty_bytes += size_bytes
+        if state is PackState.OPEN:
+            self._open_bytes += size_bytes
 
     def remove(self, salt: bytes) -> None:
         """Forget a local pack file."""
@@ -70,6 +73,8 @@ class LocalPacks:
             self.total_bytes -= old.size_bytes
             if old.state is not PackState.STORED:
                 self.dirty_bytes -= old.size_bytes
+            if old.state is PackState.OPEN:
+                self._open_bytes -= old.size_bytes
 
     def has(self, salt: bytes) -> bool:
         """Whether the pack with this salt has a local file."""
@@ -107,8 +112,11 @@ class LocalPacks:
 
     @property
     def is_full_of_dirty(self) -> bool:
-        """Whether packs that cannot be evicted take all the room: writers must wait for the store."""
-        return self.dirty_bytes >= self.limit_bytes
+        """Whether complete packs that cannot be evicted take all the room: writers must wait for the store.
+
+        The open pack does not count: nothing but more writing (or time) completes it.
+        """
+        return self.dirty_bytes - self._open_bytes >= self.limit_bytes
 
     async def wait_not_full(self) -> None:
         """Wait until packs that cannot be evicted leave room."""

@@ -34,6 +34,7 @@ class Rebaser:
         self._keyring = keyring
         self._uuid = uuid
         self._pinned: tuple[int, PinnedImage] | None = None
+        self._is_writing = False
 
     @staticmethod
     def is_due(head: Head) -> bool:
@@ -41,8 +42,10 @@ class Rebaser:
         return head.log_bytes > max(LOG_MIN_BYTES, head.base_bytes // 2)
 
     def pin(self, number: int) -> None:
-        """Keep the state of the cut `number`, which has just been committed."""
+        """Keep the state of the cut `number`, which has just been committed (unless a base is being written)."""
         self.drop()
+        if self._is_writing:
+            return
         self._pinned = (number, pin(self._path))
 
     def drop(self) -> None:
@@ -59,7 +62,8 @@ class Rebaser:
         if self._pinned is None or self._pinned[0] != number:
             self.drop()
             return head
-        image = self._pinned[1]
+        # from here on the image belongs to the worker: a cut made meanwhile must not close it
+        image, self._pinned, self._is_writing = self._pinned[1], None, True
         target = self._path.with_name("base.image")
         try:
             base_bytes = await trio.to_thread.run_sync(self._write, image, target, head)
@@ -67,13 +71,15 @@ class Rebaser:
             log.warning("no new base was written: %s", error)
             return head
         finally:
-            self.drop()
+            self._is_writing = False
+            image.close()
             target.unlink(missing_ok=True)
         log.info("wrote a base of %d bytes at log object %d", base_bytes, head.seq)
         return head._replace(log_bytes=0, base_bytes=base_bytes)
 
     def _write(self, image: PinnedImage, target: Path, head: Head) -> int:
         image.write(target)
+        image.close()  # the upload may take long, and a pinned state keeps the WAL from being emptied
         return metalog.write_base(
             self._store,
             log_key=self._keyring.log_key,

@@ -103,7 +103,7 @@ class Sealer:
         self._slots = trio.Semaphore(_JOBS)
         self._limiter = trio.CapacityLimiter(_WORKERS)
         self._pack_ids: dict[bytes, int] = {}
-        self.on_pack_opened: Callable[[bytes], None] = lambda salt: None
+        self.on_pack_grown: Callable[[bytes, int], None] = lambda salt, size_bytes: None
         self.on_pack_closed: Callable[[int, bytes, bytes], None] = lambda pack, salt, name: None
 
     # -- asking ----------
@@ -339,7 +339,6 @@ class Sealer:
         """Add the rows of packs, frames and blocks that an append made."""
         if part.opened:
             self._pack_ids[part.salt] = self._blocks.insert_pack(part.salt, now_ns=self._clock_ns())
-            self.on_pack_opened(part.salt)
         pack = self._pack_ids[part.salt]
         for number, frame in part.frames:
             self._blocks.insert_frame(pack, number, frame)
@@ -352,6 +351,8 @@ class Sealer:
                 frame_offset=block.frame_offset,
             )
         if part.closed is None:
+            last = part.frames[-1][1]
+            self.on_pack_grown(part.salt, last.pack_offset + last.stored_bytes)
             return []
         return [self._record_closed(part.salt, part.closed.name, part.closed.size_bytes)]
 

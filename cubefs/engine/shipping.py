@@ -29,10 +29,13 @@ from cubefs.engine.uploading import Uploader
 from cubefs.errors import CubefsError, FencedError, StoreError
 from cubefs.format import log as record_format
 from cubefs.format.keys import Keyring
+from cubefs.model import MIB
 from cubefs.store.base import Store
 
 log = logging.getLogger(__name__)
 
+OBJECT_CHANGES_BYTES = 64 * MIB  # of changesets in one object, where cuts allow: a reader holds it in memory
+_PAUSE_FIRST_S = 0.5
 _PAUSE_MAX_S = 30.0
 
 
@@ -64,7 +67,7 @@ class Shipper:
         stored = outbox.find_head()
         assert stored is not None
         self._stored = stored
-        self._needs: dict[int, frozenset[int]] = {}  # cut → packs that must be stored before it is shipped
+        self._needs: dict[int, int] = {}  # cut → packs up to this one must be stored before it is shipped
         self._wake = trio.Event()
         self._moved = trio.Event()
         self._rebaser = Rebaser(database_path=database.path, store=store, keyring=keyring, uuid=uuid)
@@ -81,9 +84,12 @@ class Shipper:
         """A commit has happened; when it was a cut, everything up to it may be shipped."""
         if cut:
             number = self._db.last_number
-            self._needs[number] = self._uploader.unstored_committed
-            if Rebaser.is_due(self._head()) and number > self.shipped_number:
+            self._needs[number] = max(self._uploader.unstored_committed, default=0)
+            is_store_up = self.last_error is None and self._uploader.last_error is None
+            if Rebaser.is_due(self._head()) and number > self.shipped_number and is_store_up:
                 self._rebaser.pin(number)
+            else:
+                self._rebaser.drop()  # a pinned state keeps the WAL from being emptied
             self._wake.set()
 
     async def wait_shipped(self, number: int) -> None:
@@ -118,12 +124,12 @@ class Shipper:
         """Ship what can be shipped next; return whether there was anything."""
         sealed = self._outbox.find_sealed()
         if sealed is None:
-            number = self._outbox.newest_cut()
+            number = self._outbox.next_cut(OBJECT_CHANGES_BYTES)
             if number == 0:
                 self._notify()
                 return False
-            needs = self._needs.pop(number, self._uploader.unstored_committed)
-            await self._uploader.wait_stored(needs)
+            last_pack = self._needs.pop(number, max(self._uploader.unstored_committed, default=0))
+            await self._uploader.wait_stored(last_pack)
             sealed = await self._seal(number)
         await self._put(sealed)
         head = metalog.after(self._head(), sealed.body)
@@ -136,7 +142,7 @@ class Shipper:
             with self._db.operation():
                 self._outbox.set_head(self._stored)
         self.shipped_number = max(self.shipped_number, sealed.last_number)
-        self._needs = {cut: packs for cut, packs in self._needs.items() if cut > sealed.last_number}
+        self._needs = {cut: pack for cut, pack in self._needs.items() if cut > sealed.last_number}
         self._notify()
         return True
 
@@ -167,7 +173,7 @@ class Shipper:
         return metalog.seal_next(self._head(), records, log_key=self._keyring.log_key, uuid=self._uuid)
 
     async def _put(self, sealed: Sealed) -> None:
-        pause_s = 0.5
+        pause_s = _PAUSE_FIRST_S
         while True:
             try:
                 await trio.to_thread.run_sync(self._put_sync, sealed, abandon_on_cancel=True)

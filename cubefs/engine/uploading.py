@@ -10,8 +10,9 @@ import logging
 import trio
 
 from cubefs.engine.localpacks import LocalPacks
-from cubefs.errors import CubefsError, LocalDiskError, StoreError
+from cubefs.errors import CubefsError, IntegrityError
 from cubefs.format import names
+from cubefs.format.keys import object_hash
 from cubefs.model import PackState
 from cubefs.store.base import Store
 from cubefs.store.verify import Verify, put_verified
@@ -19,6 +20,7 @@ from cubefs.store.verify import Verify, put_verified
 log = logging.getLogger(__name__)
 
 _UPLOADERS = 4
+_PAUSE_FIRST_S = 0.5
 _PAUSE_MAX_S = 30.0  # between attempts while the store refuses, beyond the retries of the store itself
 
 
@@ -67,9 +69,9 @@ class Uploader:
             self._committing.clear()
             self._wake.set()
 
-    async def wait_stored(self, packs: frozenset[int]) -> None:
-        """Wait until none of `packs` is unstored."""
-        while packs & self.unstored:
+    async def wait_stored(self, last_pack: int) -> None:
+        """Wait until no pack up to `last_pack` is unstored (packs are numbered in the order of their closing)."""
+        while any(pack <= last_pack for pack in self.unstored):
             await self._changed.wait()
 
     async def run(self) -> None:
@@ -85,7 +87,7 @@ class Uploader:
 
     async def _upload(self, pack: int, salt: bytes, name: bytes) -> None:
         try:
-            pause_s = 0.5
+            pause_s = _PAUSE_FIRST_S
             while not await self._try(salt, name):
                 await trio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _PAUSE_MAX_S)
@@ -101,14 +103,10 @@ class Uploader:
     async def _try(self, salt: bytes, name: bytes) -> bool:
         try:
             size_bytes = await trio.to_thread.run_sync(self._put, salt, name, abandon_on_cancel=True)
-        except (StoreError, LocalDiskError) as error:
+        except CubefsError as error:
             if self.last_error != str(error):
                 log.warning("%s is not stored yet, will try again: %s", names.pack(name), error)
             self.last_error = str(error)
-            return False
-        except CubefsError as error:
-            self.last_error = str(error)
-            log.error("%s cannot be stored: %s", names.pack(name), error)
             return False
         if self.last_error is not None:
             log.info("the store takes packs again")
@@ -119,5 +117,8 @@ class Uploader:
 
     def _put(self, salt: bytes, name: bytes) -> int:
         data = self._local.files.read_all(salt)
+        if object_hash(data) != name:  # or the store would keep, and prove, bytes that nobody wrote
+            path = self._local.files.path(salt)
+            raise IntegrityError(f"{path} is damaged: its bytes are not those of {names.pack(name)}")
         put_verified(self._store, names.pack(name), data, policy=self._policy)
         return len(data)

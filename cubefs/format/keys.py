@@ -293,4 +293,4 @@ def _wrong_line(secret_text: str, *, kind: SlotKind, tried: int) -> str:
         return "wrong passphrase (if this is a recovery key, it is mistyped: its checksum is wrong)"
     if tried == 0:
         return "this file system has no passphrase: give its recovery key"
-    return "wrong passphrase"
+    return "wrong passphrase: try again; the recovery key shown by mkfs works in its place"

@@ -433,7 +433,7 @@ def test_a_newer_file_system(faulty: FaultyStore) -> None:
 
 
 def test_a_wrong_passphrase(faulty: FaultyStore) -> None:
-    with pytest.raises(WrongPassphraseError, match=r"^wrong passphrase$"):
+    with pytest.raises(WrongPassphraseError, match=r"^wrong passphrase: "):
         unlock.unlock(faulty, PASSPHRASE + " ")
 
 

@@ -13,7 +13,8 @@ from cubefs.db.audit import CHECKS
 from cubefs.db.audit_check import Affected, AffectedPath, Severity
 from cubefs.fsck import catalogue
 from cubefs.fsck.progress import BAR_CELLS, ProgressBar, render
-from cubefs.fsck.report import Counts, Finding, Report, shown
+from cubefs.fsck.report import Counts, Finding, Report
+from cubefs.visible import safe
 from tests.fsck.conftest import Audited
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "FSCK.md"
@@ -87,12 +88,12 @@ def test_verdict_and_exit_code(severities: list[Severity], verdict: str, exit_co
 
 
 def test_names_are_shown_safely() -> None:
-    assert shown(b"plain name") == "plain name"
-    assert shown("größe".encode()) == "größe"
-    assert shown(b"\xff\\\n\x00") == "\\xff\\\\\\n\\x00"
-    assert shown("\u202egnp.exe".encode()) == "\\u202egnp.exe"
+    assert safe(b"plain name") == "plain name"
+    assert safe("größe".encode()) == "größe"
+    assert safe(b"\xff\\\n\x00") == "\\xff\\\\\\n\\x00"
+    assert safe("\u202egnp.exe".encode()) == "\\u202egnp.exe"
     names = [b"\xff", b"\\xff", b"\\\\xff", "\u00ff".encode()]
-    assert len({shown(name) for name in names}) == len(names)
+    assert len({safe(name) for name in names}) == len(names)
 
 
 # -- progress ------------------------------------------------------------------------------------------------

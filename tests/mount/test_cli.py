@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cubefs import visible
 from cubefs.app import display, options
 from cubefs.errors import UsageError
 from cubefs.model import MIB
@@ -277,8 +278,8 @@ def test_sloppy_passes_by_unknown_options() -> None:
     ],
 )
 def test_names_are_made_safe(name: bytes, shown: str) -> None:
-    assert display.safe(name) == shown
-    assert display.one_line(display.safe(name)) == shown
+    assert visible.safe(name) == shown
+    assert visible.one_line(visible.safe(name)) == shown
     json.dumps(display.json_name(name)).encode("ascii")
 
 

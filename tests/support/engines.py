@@ -61,6 +61,8 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the store's own retries take milliseconds, and so the pauses of uploads and shipping."""
     quick = functools.partial(Retrying, attempts=2, first_delay_s=0.001, longest_delay_s=0.002)
     monkeypatch.setattr("cubefs.engine.engine.Retrying", quick)
+    for module in ("uploading", "shipping"):
+        monkeypatch.setattr(f"cubefs.engine.{module}._PAUSE_FIRST_S", 0.01)
 
 
 def copy_as_killed(place: Place, target: Path) -> Place:

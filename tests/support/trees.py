@@ -47,15 +47,31 @@ def make_everything(root: Path, *, seed: int = 1) -> None:
 
 def set_times(root: Path, rng: random.Random) -> None:
     """Give every entry, `root` too, a time of its own between 1901 and 2200."""
-    for path in [*_entries(root), root]:
+    for path in [*reversed(_entries(root)), root]:
         time_ns = rng.randrange(-(2**31) * SECOND_NS, 7_258_118_400 * SECOND_NS)
         os.utime(path, ns=(time_ns, time_ns), follow_symlinks=False)
 
 
-def _entries(root: Path) -> list[Path]:
-    """Return all entries below `root` in the same order everywhere, what is in a directory after it."""
-    found = [Path(directory) / name for directory, below, files in os.walk(root) for name in below + files]
-    return sorted(found, key=lambda path: os.fsencode(path.relative_to(root)))
+def _entries(root: Path, *, of: Callable[[os.DirEntry[str]], bool] = lambda entry: True) -> list[Path]:
+    """Return the entries below `root` that `of` picks, in the same order on every file system, parents first."""
+    found: list[str] = []
+    pending = [os.fspath(root)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if of(entry):
+                    found.append(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+    return [Path(path) for path in sorted(found)]
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    return entry.is_file(follow_symlinks=False)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
 
 
 def _add_sparse(path: Path, rng: random.Random) -> None:
@@ -118,7 +134,7 @@ def _add_xattrs(root: Path) -> None:
 # -- changing ----------
 
 
-def churn(root: Path, *, seed: int, steps: int = 150) -> None:
+def churn(root: Path, *, seed: int, steps: int = 120) -> None:
     """Change the tree at random; the same tree and seed give the same changes."""
     rng = random.Random(seed)
     for _ in range(steps):
@@ -127,12 +143,12 @@ def churn(root: Path, *, seed: int, steps: int = 150) -> None:
 
 
 def _files(root: Path) -> list[Path]:
-    usable = os.R_OK | os.W_OK
-    return [p for p in _entries(root) if p.is_file() and not p.is_symlink() and os.access(p, usable)]
+    files = _entries(root, of=_is_file)
+    return files if IS_ROOT else [path for path in files if os.access(path, os.R_OK | os.W_OK)]
 
 
 def _directories(root: Path) -> list[Path]:
-    return [root, *(path for path in _entries(root) if path.is_dir() and not path.is_symlink())]
+    return [root, *_entries(root, of=_is_directory)]
 
 
 def _new_name(root: Path, rng: random.Random) -> Path:
@@ -162,7 +178,7 @@ def _add_symlink(root: Path, rng: random.Random) -> None:
 
 def _overwrite(root: Path, rng: random.Random) -> None:
     path = rng.choice(_files(root))
-    with path.open("r+b") as file:
+    with path.open("r+b", buffering=0) as file:  # how much a buffer holds depends on the file system
         for _ in range(rng.randrange(1, 5)):
             file.seek(rng.randrange(path.stat().st_size + 1))
             file.write(rng.randbytes(rng.choice((1, 100, 5000, 40_000))))
@@ -180,7 +196,7 @@ def _truncate(root: Path, rng: random.Random) -> None:
 
 
 def _remove(root: Path, rng: random.Random) -> None:
-    rng.choice([path for path in _entries(root) if path.is_symlink() or not path.is_dir()]).unlink()
+    rng.choice(_entries(root, of=lambda entry: not _is_directory(entry))).unlink()
 
 
 def _remove_tree(root: Path, rng: random.Random) -> None:
@@ -202,7 +218,7 @@ def _rename_over(root: Path, rng: random.Random) -> None:
 
 
 def _change_attributes(root: Path, rng: random.Random) -> None:
-    path = rng.choice([path for path in _entries(root) if not path.is_symlink()])
+    path = rng.choice([*_files(root), *_directories(root)])
     path.chmod(rng.choice((0o600, 0o644, 0o755)) | (0o111 if path.is_dir() else 0))
     if IS_ROOT:
         os.chown(path, rng.randrange(5000), rng.randrange(5000))
@@ -210,7 +226,7 @@ def _change_attributes(root: Path, rng: random.Random) -> None:
 
 def _change_xattrs(root: Path, rng: random.Random) -> None:
     path = rng.choice([*_files(root), *_directories(root)])
-    for name in os.listxattr(path):
+    for name in sorted(os.listxattr(path)):
         if name.startswith("user.") and rng.random() < 0.5:
             os.removexattr(path, name)
     os.setxattr(path, f"user.{rng.randrange(4)}", rng.randbytes(rng.choice((0, 5, 1000))))

@@ -182,7 +182,7 @@ def test_a_recovery_text_does_not_open_a_passphrase_slot() -> None:
 def test_wrong_passphrase_is_one_line_without_the_secret() -> None:
     with pytest.raises(WrongPassphraseError) as caught:
         keys.unlock({"keys/a": slot(b"right")}, secret_text="hunter2", uuid=UUID)
-    assert str(caught.value) == "wrong passphrase"
+    assert str(caught.value) == "wrong passphrase: try again; the recovery key shown by mkfs works in its place"
 
 
 def test_a_passphrase_is_not_tried_on_recovery_slots() -> None:

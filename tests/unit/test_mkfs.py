@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cubefs.mkfs.make import MadeFileSystem, make_file_system
 
 from cubefs.engine import metalog, unlock
 from cubefs.errors import (
@@ -22,6 +21,7 @@ from cubefs.errors import (
 )
 from cubefs.format import names
 from cubefs.format.keys import DEFAULT_KDF, KdfParams, new_recovery_key
+from cubefs.mkfs.make import MadeFileSystem, make_file_system
 from cubefs.model import Chunking
 from cubefs.store import Store, open_store
 from tests.support.faulty_store import MUTATING, FaultyStore

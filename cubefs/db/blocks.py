@@ -153,6 +153,11 @@ class Blocks:
         self._execute("DELETE FROM pack WHERE id = ?", (pack,))
         self.delete_local(salt)
 
+    def lose_pack(self, pack: int) -> None:
+        """Let nothing new refer to what is left of a pack whose data is lost: writing the same repairs it."""
+        self._execute("DELETE FROM block WHERE pack = ? AND refs = 0", (pack,))
+        self._execute("UPDATE block SET damaged = 1 WHERE pack = ? AND damaged = 0", (pack,))
+
     def get_pack(self, pack: int) -> PackRow:
         """Return one pack's row."""
         row = self._execute("SELECT id, salt, name, size_bytes FROM pack WHERE id = ?", (pack,)).fetchone()

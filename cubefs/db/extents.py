@@ -47,9 +47,7 @@ class _Live(NamedTuple):
 
 _PIECE = "e.file_offset, e.length, e.block, b.length, b.pack, b.frame, b.frame_offset, e.block_offset"
 # Live extents of a body do not overlap: of those that begin before `start`, only the last can reach beyond it.
-_FIRST = (
-    "coalesce((SELECT max(file_offset) FROM extent WHERE body = ?1 AND file_offset <= ?2), ?2)"  # ?2: start
-)
+_FIRST = "coalesce((SELECT max(file_offset) FROM extent WHERE body = ?1 AND file_offset <= ?2), ?2)"  # ?2: start
 _READ = (
     f"SELECT {_PIECE} FROM extent e JOIN block b ON b.id = e.block "
     f"WHERE e.body = ?1 AND e.file_offset >= {_FIRST} AND e.file_offset < ?3 ORDER BY e.file_offset"

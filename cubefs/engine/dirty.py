@@ -98,11 +98,11 @@ class Ranges:
             if run.start < start or run.stop > stop:
                 view = run.compact()
                 if run.start < start:
-                    self._add(index, Run(run.start, [view[: start - run.start]], start))
+                    self._add(index, Run(run.start, [_kept(view[: start - run.start])], start))
                     self._count(start - run.start)
                     index += 1
                 if run.stop > stop:
-                    self._add(index, Run(stop, [view[stop - run.start :]], run.stop))
+                    self._add(index, Run(stop, [_kept(view[stop - run.start :])], run.stop))
                     self._count(run.stop - stop)
 
     def truncate(self, size_bytes: int) -> None:
@@ -158,6 +158,11 @@ class Ranges:
         del self._starts[index]
         self.bytes_held -= run.stop - run.start
         self.parts_held -= len(run.parts)
+
+
+def _kept(view: memoryview) -> bytes | memoryview:
+    """Return `view`, or a copy where it would keep more than twice its size alive, uncounted."""
+    return bytes(view) if 2 * len(view) < memoryview(view.obj).nbytes else view
 
 
 class DirtyLimit:

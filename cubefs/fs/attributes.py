@@ -26,6 +26,7 @@ TIME_MIN_NS = -(2**63)  # the years 1677 to 2262 fit into what is stored
 TIME_MAX_NS = 2**63 - 1
 _CLIP_ROWS = 2000
 _CAPABILITY = b"security.capability"
+_SYSTEM = b"system."  # ACLs, which are more than bytes: they would have to change the mode and be inherited
 
 
 class Attributes:
@@ -159,10 +160,13 @@ class Attributes:
         return names
 
     async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
-        """Set an attribute; flags as in setxattr(2). EEXIST, ENODATA, ERANGE, E2BIG."""
+        """Set an attribute; flags as in setxattr(2). EEXIST, ENODATA, ERANGE, E2BIG, EOPNOTSUPP for ACLs."""
         if self._gate.is_shut:
             await self._gate.wait_open()
         self._check_changeable(ino)
+        if name.startswith(_SYSTEM):
+            # cp -a gives a new file its mode by setting an ACL, and uses chmod only where that is refused
+            raise PosixError(errno.EOPNOTSUPP)
         if not 0 < len(name) <= XATTR_NAME_MAX_BYTES:
             raise PosixError(errno.ERANGE)
         if len(value) > XATTR_VALUE_MAX_BYTES:

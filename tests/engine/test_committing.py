@@ -171,7 +171,7 @@ async def test_an_action_on_a_lost_database_is_the_end(place: Place) -> None:
 
 
 @pytest.mark.log_warnings
-async def test_a_failed_sync_of_the_wal_is_never_acknowledged(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_sync_of_the_wal_is_not_acknowledged(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     async with crashing(place) as fs:
 
         def fail(self: _WalSync) -> int:

@@ -15,7 +15,7 @@ from cubefs.fs.filesystem import FileSystem
 from cubefs.model import MIB, PackState
 from tests.support.calls import make_file, read_all
 from tests.support.driver import Place
-from tests.support.engines import findings, noise, packs_in, quick_retries, running
+from tests.support.engines import findings, noise, packs_in, quick_retries, running, wait_until
 from tests.support.faulty_store import FaultyStore
 
 DATA = noise(7, 3 * MIB)
@@ -171,9 +171,7 @@ async def test_a_walk_in_the_order_of_writing_is_fetched_ahead(place: Place) -> 
     async with running(place.with_empty_cache("other")) as fs:
         assert await read_all(fs, inodes[0], size=1000) == noise(0, 5 * MIB)[:1000]
         await trio.sleep(0.05)
-        with trio.fail_after(5):
-            while fs.engine.reader.statistics().packs_fetched < 3:
-                await trio.sleep(0.005)
+        await wait_until(lambda: fs.engine.reader.statistics().packs_fetched >= 3)
         assert fs.engine.reader.statistics().packs_fetched == 3
 
 
@@ -181,9 +179,14 @@ async def test_a_store_that_does_not_answer(place: Place) -> None:
     inode = await store_file(place)
     store = FaultyStore(place.store())
     release = threading.Event()
+
+    def hold(name: str) -> None:
+        if name.startswith(names.PACKS):
+            release.wait(10)
+
     other = place.with_empty_cache("other")
     async with running(other, store=store, read_timeout_s=0.2) as fs:
-        store.hook = lambda verb, name: release.wait(10) and None if name.startswith(names.PACKS) else None
+        store.hook = lambda verb, name: hold(name)
         start = trio.current_time()
         with pytest.raises(StoreUnavailableError, match="no answer"):
             await read_all(fs, inode)

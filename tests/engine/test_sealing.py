@@ -43,9 +43,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
     slow.release.set()
 
 
-async def while_sealing(
-    fs: FileSystem, slow: Slow, meanwhile: Callable[[], object], *, wait: bool = True
-) -> None:
+async def while_sealing(fs: FileSystem, slow: Slow, meanwhile: Callable[[], object], *, wait: bool = True) -> None:
     """Start a commit of everything and do something while its data is being compressed."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fs.commit)
@@ -93,7 +91,7 @@ async def test_equal_data_in_concurrent_jobs_is_stored_once(place: Place, slow: 
 
 
 async def test_a_block_found_damaged_while_it_is_referred_to(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader finds the damage between the sealer's look-up and its extent: the data is at hand, so it is stored."""
+    """A reader finds the damage between the sealer's look-up and its extent: the data is at hand, so store it."""
     data = noise(1, 500_000)
     async with running(place) as fs:
         await make_file(fs, b"old", data)
@@ -130,10 +128,10 @@ async def test_a_stream_is_cut_alike_however_fast_it_comes(place: Place, piece_b
         at_once = await make_file(fs, b"at once", data)
         inode = await make_file(fs, b"slowly")
         handle = await fs.open(inode, os.O_RDWR)
+        state = fs.engine.files.find(inode)
+        assert state is not None
         for start in range(0, len(data), piece_bytes):
             await fs.write(handle, start, data[start : start + piece_bytes])
-            state = fs.engine.files.find(inode)
-            assert state is not None
             if state.dirty.bytes_held >= sealing.STREAM_BYTES:
                 await wait_until(lambda: not state.sealing and state.dirty.bytes_held < sealing.STREAM_BYTES)
         assert state.applied_count >= 1

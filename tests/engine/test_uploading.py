@@ -352,7 +352,12 @@ async def test_a_long_outbox_is_shipped_in_several_objects(place: Place, monkeyp
     monkeypatch.setattr("cubefs.engine.shipping.OBJECT_CHANGES_BYTES", 20_000)
     store = FaultyStore(place.store())
     release = threading.Event()
-    store.hook = lambda verb, name: None if verb != "put" or release.wait(10) else None
+
+    def hold(verb: str, name: str) -> None:
+        if verb == "put":
+            release.wait(10)
+
+    store.hook = hold
     async with running(place, store=store) as fs:
         for number in range(10):
             for file in range(50):

@@ -160,6 +160,11 @@ class MachineCore(RuleBasedStateMachine):
         found = self.reachable()
         return found[pick % len(found)]
 
+    def rather(self, pick: int, wanted: Callable[[Node], bool]) -> int:
+        """Pick something live that is wanted; one time in sixteen, or where there is none, anything."""
+        found = self.reachable(wanted)
+        return found[pick % len(found)] if found and pick != 15 else self.any_inode(pick)
+
     def an_entry(self, pick: int) -> tuple[int, bytes]:
         """Pick a (directory, name) that is there, or one that is not where the tree is empty."""
         pairs = [

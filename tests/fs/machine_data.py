@@ -71,8 +71,8 @@ class DataRules(NameRules):
 
     @rule(pick=PICK)
     def open(self, pick: int) -> None:
-        """Open anything for reading and writing (what is no file refuses)."""
-        self.open_inode(self.any_inode(pick))
+        """Open something for reading and writing (what is no file refuses)."""
+        self.open_inode(self.rather(pick, lambda node: node.is_file))
 
     def open_inode(self, model_id: int) -> None:
         """Open an inode and keep it open."""
@@ -126,8 +126,10 @@ class DataRules(NameRules):
 
     @rule(pick=PICK, size=OFFSETS, of_open=st.booleans())
     def truncate(self, pick: int, size: int | str, of_open: bool) -> None:
-        """Change the size of anything, in either direction; of an open file, unlinked or not, if there is one."""
-        model_id = self.a_handle(pick)[0] if of_open and self.handles else self.any_inode(pick)
+        """Change a size in either direction; that of an open file, unlinked or not, if there is one."""
+        model_id = self.rather(pick, lambda node: node.is_file)
+        if of_open and self.handles:
+            model_id = self.a_handle(pick)[0]
         node = self.model.live.nodes[model_id]
         size_bytes = place(node, size) if stat.S_ISREG(node.mode) else 10
 

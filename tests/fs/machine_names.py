@@ -90,8 +90,8 @@ class NameRules(MachineCore):
 
     @rule(what=PICK, where=PICK, name=NAMES)
     def link(self, what: int, where: int, name: bytes) -> None:
-        """Give anything a further name (directories refuse)."""
-        model_id, parent = self.any_inode(what), self.a_directory(where)
+        """Give something a further name (directories refuse)."""
+        model_id, parent = self.rather(what, lambda node: not node.is_directory), self.a_directory(where)
 
         def model(now: Window) -> int:
             self.model.link(model_id, parent, name, now)

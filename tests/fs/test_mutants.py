@@ -18,6 +18,8 @@ from cubefs.db.extents import Extents
 from cubefs.db.snapshots import Snapshots
 from cubefs.db.tree import Tree
 from cubefs.db.xattrs import Xattrs
+from cubefs.engine.committing import Committer
+from cubefs.engine.sealing import Sealer
 from tests.fs.machine import FileSystemMachine
 
 BOUNDED = settings(
@@ -161,7 +163,28 @@ def removal_takes_the_neighbours_history(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Snapshots, "_neighbours", lambda self, number: (0, self._db.epoch))
 
 
+def fsync_does_nothing(patch: pytest.MonkeyPatch) -> None:
+    """fsync returns at once: only a crash shows it."""
+    patch.setattr(Committer, "commit", skip_unless(Committer.commit, lambda asked: bool(asked)))
+
+
+def snapshot_does_not_settle(patch: pytest.MonkeyPatch) -> None:
+    """A snapshot is taken without the data that is still in memory."""
+    patch.setattr(Sealer, "settle", skip_unless(Sealer.settle, lambda asked: False))
+
+
+def skip_unless(real: Callable[..., Any], condition: Callable[[dict[str, Any]], bool]) -> Callable[..., Any]:
+    """Return `real`, doing nothing unless its keyword arguments fulfil the condition."""
+
+    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return await real(self, *args, **kwargs) if condition(kwargs) else 0
+
+    return call
+
+
 MUTANTS = [
+    fsync_does_nothing,
+    snapshot_does_not_settle,
     inode_history_skipped,
     entry_history_skipped,
     xattr_history_skipped,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +163,21 @@ def test_extended_attributes(here: Path) -> None:
     assert error_of(os.setxattr, file, "user.none", b"", os.XATTR_REPLACE) == "ENODATA"
     assert error_of(os.setxattr, file, "user.huge", b"x" * 65_537) == "E2BIG"
     assert error_of(os.setxattr, file, "user." + "n" * 251, b"") == "ERANGE"
+
+
+def test_access_control_lists_are_refused_so_that_cp_sets_modes(here: Path, tmp_path: Path) -> None:
+    """cp -a sets a mode as an ACL, and falls back to chmod(2) only when the file system says it has none."""
+    (tmp_path / "tree").mkdir(0o755)
+    for mode in (0o644, 0o755, 0o4711, 0o440):
+        (tmp_path / "tree" / f"{mode:o}").touch()
+        (tmp_path / "tree" / f"{mode:o}").chmod(mode)
+    subprocess.run(["cp", "-a", tmp_path / "tree", here], check=True)
+    for path in (here / "tree").iterdir():
+        assert f"{stat.S_IMODE(path.stat().st_mode):o}" == path.name
+        assert os.listxattr(path) == []
+    acl = bytes.fromhex("0200000001000600ffffffff04000400ffffffff20000400ffffffff")  # u::rw,g::r,o::r
+    assert error_of(os.setxattr, here / "tree" / "644", "system.posix_acl_access", acl) == "ENOTSUP"
+    assert error_of(os.setxattr, here / "tree", "system.posix_acl_default", acl) == "ENOTSUP"
 
 
 @needs_root

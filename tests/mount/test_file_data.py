@@ -81,13 +81,26 @@ def test_cp_makes_files_sparse(here: Path, tmp_path: Path) -> None:
     assert blocks_bytes(back) < 2 * MIB
 
 
-def test_punching_a_hole_is_refused_and_posix_fallocate_makes_room(here: Path) -> None:
+def test_posix_fallocate_makes_room_and_what_fallocate_cannot_do_it_refuses(here: Path) -> None:
     file = here / "file"
     file.write_bytes(b"abc")
     descriptor = os.open(file, os.O_RDWR)
     os.posix_fallocate(descriptor, 0, 100_000)
     os.close(descriptor)
+    punch = ["fallocate", "--punch-hole", "--offset", "0", "--length", "4096", file]
+    assert subprocess.run(punch, capture_output=True, check=False).returncode != 0
     assert file.read_bytes() == b"abc" + bytes(99_997)
+
+
+def test_direct_io(here: Path, tmp_path: Path) -> None:
+    """As dd oflag=direct and databases do it: past the kernel's memory."""
+    source = tmp_path / "source"
+    source.write_bytes(data := os.urandom(5 * MIB))
+    subprocess.run(["dd", f"if={source}", f"of={here / 'a'}", "bs=512K", "oflag=direct", "status=none"], check=True)
+    subprocess.run(
+        ["dd", f"if={here / 'a'}", f"of={tmp_path / 'b'}", "bs=1M", "iflag=direct", "status=none"], check=True
+    )
+    assert (here / "a").read_bytes() == (tmp_path / "b").read_bytes() == data
 
 
 # -- size ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -56,15 +57,22 @@ def test_rename_keeps_the_inode_its_data_and_its_times(here: Path) -> None:
 
 
 def test_rename_over_a_file_replaces_it_in_one_step(here: Path) -> None:
-    """A reader in another thread never misses the name, and always sees one of the contents whole."""
+    """A reader in another thread never misses the name, and always sees one of the contents whole.
+
+    The one answer it may get besides is ESTALE, when the file was replaced twice while it was being opened.
+    """
     file = here / "config"
     file.write_text("0" * 5000)
     stop = threading.Event()
     seen: list[str] = []
+    errors: list[int | None] = []
 
     def read() -> None:
         while not stop.is_set():
-            seen.append(file.read_text())
+            try:
+                seen.append(file.read_text())
+            except OSError as error:
+                errors.append(error.errno)
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -76,7 +84,8 @@ def test_rename_over_a_file_replaces_it_in_one_step(here: Path) -> None:
     finally:
         stop.set()
         reader.join()
-    assert seen
+    assert set(errors) <= {errno.ESTALE} and len(errors) <= 2
+    assert len(seen) > 10
     assert {len(text) for text in seen} == {5000} and all(len(set(text)) == 1 for text in seen)
     assert names(here) == ["config"]
 

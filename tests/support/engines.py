@@ -71,7 +71,7 @@ def copy_as_killed(place: Place, target: Path) -> Place:
     The database goes before its WAL: a checkpoint in between copies pages that the WAL still holds.
     """
     copied = replace(place, store_dir=target / "store", cache_dir=target / "cache")
-    shutil.copytree(place.store_dir, copied.store_dir)
+    copy_store(place.store_dir, copied.store_dir)
     copied.cache_dir.mkdir(parents=True)
     (copied.cache_dir / "packs").mkdir()
     names = ["db.sqlite", "db.sqlite-wal"]
@@ -80,6 +80,11 @@ def copy_as_killed(place: Place, target: Path) -> Place:
         with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(place.cache_dir / name, copied.cache_dir / name)
     return copied
+
+
+def copy_store(source: Path, target: Path) -> None:
+    """Copy the objects of a store in use."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(".tmp-*"))
 
 
 def findings(place: Place, *, is_shipped: bool = False) -> list[str]:
@@ -94,7 +99,7 @@ def findings(place: Place, *, is_shipped: bool = False) -> list[str]:
 
 async def wait_until(condition: Any, *, poll_s: float = 0.005) -> None:
     """Wait until a condition holds; the caller's deadline ends it."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - nobody tells the condition's change
         await trio.sleep(poll_s)
 
 

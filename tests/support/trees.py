@@ -31,7 +31,7 @@ def make_everything(root: Path, *, seed: int = 1) -> None:
     (root / "zeros").write_bytes(bytes(2 * MIB))
     many = root / "many"
     many.mkdir()
-    for number in range(120):
+    for number in range(60):
         (many / f"{number:03}.txt").write_bytes(rng.randbytes(rng.randrange(3000)))
     _add_sparse(root / "sparse", rng)
     _add_names_and_links(root)
@@ -47,12 +47,12 @@ def make_everything(root: Path, *, seed: int = 1) -> None:
 
 def set_times(root: Path, rng: random.Random) -> None:
     """Give every entry, `root` too, a time of its own between 1901 and 2200."""
-    for path in [*reversed(_entries(root)), root]:
+    for path in [*reversed(_entries(root)), os.fspath(root)]:
         time_ns = rng.randrange(-(2**31) * SECOND_NS, 7_258_118_400 * SECOND_NS)
         os.utime(path, ns=(time_ns, time_ns), follow_symlinks=False)
 
 
-def _entries(root: Path, *, of: Callable[[os.DirEntry[str]], bool] = lambda entry: True) -> list[Path]:
+def _entries(root: Path, *, of: Callable[[os.DirEntry[str]], bool] = lambda entry: True) -> list[str]:
     """Return the entries below `root` that `of` picks, in the same order on every file system, parents first."""
     found: list[str] = []
     pending = [os.fspath(root)]
@@ -63,7 +63,7 @@ def _entries(root: Path, *, of: Callable[[os.DirEntry[str]], bool] = lambda entr
                     found.append(entry.path)
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
-    return [Path(path) for path in sorted(found)]
+    return sorted(found)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -86,7 +86,7 @@ def _add_names_and_links(root: Path) -> None:
     for name in (NOT_UTF8, LONGEST, b"two\nlines", b" ", b"-rf", b"*", "Köln 東京".encode()):
         (root / os.fsdecode(name)).write_bytes(b"named " + name)
     deep = root / "deep"
-    for level in range(12):
+    for level in range(8):
         deep = deep / f"level {level}"
     deep.mkdir(parents=True)
     (deep / "hard link").hardlink_to(root / "text")
@@ -142,17 +142,21 @@ def churn(root: Path, *, seed: int, steps: int = 120) -> None:
     set_times(root, rng)
 
 
-def _files(root: Path) -> list[Path]:
+def _files(root: Path) -> list[str]:
     files = _entries(root, of=_is_file)
     return files if IS_ROOT else [path for path in files if os.access(path, os.R_OK | os.W_OK)]
 
 
-def _directories(root: Path) -> list[Path]:
-    return [root, *_entries(root, of=_is_directory)]
+def _pick_file(root: Path, rng: random.Random) -> Path:
+    return Path(rng.choice(_files(root)))
+
+
+def _pick_directory(root: Path, rng: random.Random) -> Path:
+    return Path(rng.choice([os.fspath(root), *_entries(root, of=_is_directory)]))
 
 
 def _new_name(root: Path, rng: random.Random) -> Path:
-    return rng.choice(_directories(root)) / f"new {rng.getrandbits(48):012x}"
+    return _pick_directory(root, rng) / f"new {rng.getrandbits(48):012x}"
 
 
 def _add_file(root: Path, rng: random.Random) -> None:
@@ -161,7 +165,7 @@ def _add_file(root: Path, rng: random.Random) -> None:
 
 
 def _add_copy(root: Path, rng: random.Random) -> None:
-    shutil.copyfile(rng.choice(_files(root)), _new_name(root, rng))
+    shutil.copyfile(_pick_file(root, rng), _new_name(root, rng))
 
 
 def _add_directory(root: Path, rng: random.Random) -> None:
@@ -169,7 +173,7 @@ def _add_directory(root: Path, rng: random.Random) -> None:
 
 
 def _add_link(root: Path, rng: random.Random) -> None:
-    _new_name(root, rng).hardlink_to(rng.choice(_files(root)))
+    _new_name(root, rng).hardlink_to(_pick_file(root, rng))
 
 
 def _add_symlink(root: Path, rng: random.Random) -> None:
@@ -177,7 +181,7 @@ def _add_symlink(root: Path, rng: random.Random) -> None:
 
 
 def _overwrite(root: Path, rng: random.Random) -> None:
-    path = rng.choice(_files(root))
+    path = _pick_file(root, rng)
     with path.open("r+b", buffering=0) as file:  # how much a buffer holds depends on the file system
         for _ in range(rng.randrange(1, 5)):
             file.seek(rng.randrange(path.stat().st_size + 1))
@@ -185,47 +189,46 @@ def _overwrite(root: Path, rng: random.Random) -> None:
 
 
 def _append(root: Path, rng: random.Random) -> None:
-    with rng.choice(_files(root)).open("ab") as file:
+    with _pick_file(root, rng).open("ab") as file:
         file.write(rng.randbytes(rng.choice((1, 1000, 200_000))))
 
 
 def _truncate(root: Path, rng: random.Random) -> None:
-    path = rng.choice(_files(root))
+    path = _pick_file(root, rng)
     size = path.stat().st_size
     os.truncate(path, rng.choice((0, size // 2, size + 100_000, max(0, size - 1))))
 
 
 def _remove(root: Path, rng: random.Random) -> None:
-    rng.choice(_entries(root, of=lambda entry: not _is_directory(entry))).unlink()
+    Path(rng.choice(_entries(root, of=lambda entry: not _is_directory(entry)))).unlink()
 
 
 def _remove_tree(root: Path, rng: random.Random) -> None:
-    directories = [path for path in _directories(root) if path != root and len(_entries(path)) < 10]
-    if directories:
-        shutil.rmtree(rng.choice(directories))
+    path = _pick_directory(root, rng)
+    if path != root and len(_entries(path)) < 20:
+        shutil.rmtree(path)
 
 
 def _rename(root: Path, rng: random.Random) -> None:
-    source, target = rng.choice(_entries(root)), _new_name(root, rng)
+    source, target = Path(rng.choice(_entries(root))), _new_name(root, rng)
     if source not in target.parents:
         source.rename(target)
 
 
 def _rename_over(root: Path, rng: random.Random) -> None:
     files = _files(root)
-    source, target = rng.choice(files), rng.choice(files)
-    source.rename(target)
+    Path(rng.choice(files)).replace(rng.choice(files))
 
 
 def _change_attributes(root: Path, rng: random.Random) -> None:
-    path = rng.choice([*_files(root), *_directories(root)])
+    path = rng.choice((_pick_file, _pick_directory))(root, rng)
     path.chmod(rng.choice((0o600, 0o644, 0o755)) | (0o111 if path.is_dir() else 0))
     if IS_ROOT:
         os.chown(path, rng.randrange(5000), rng.randrange(5000))
 
 
 def _change_xattrs(root: Path, rng: random.Random) -> None:
-    path = rng.choice([*_files(root), *_directories(root)])
+    path = rng.choice((_pick_file, _pick_directory))(root, rng)
     for name in sorted(os.listxattr(path)):
         if name.startswith("user.") and rng.random() < 0.5:
             os.removexattr(path, name)

@@ -1,0 +1,220 @@
+"""The local cache and memory: remounting from nothing, less room than data, bounded dirty data, damage."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.compare import assert_same, facts
+from tests.support.mounting import Machine, wait_until
+from tests.support.sharedmount import assert_quiet, audit, error_of, machine_at, packs, remount
+from tests.support.trees import MIB, churn, make_everything
+
+MEMORY_MAX_BYTES = 500 * MIB
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Machine]:
+    """A new file system, not mounted."""
+    with machine_at(tmp_path) as machine:
+        machine.mkfs()
+        yield machine
+
+
+def cached_bytes(machine: Machine) -> int:
+    """Return how much the local packs take."""
+    return sum(path.stat().st_size for path in (machine.cache / "packs").iterdir())
+
+
+def drop_kernel_pages(*paths: Path) -> None:
+    """Let reads reach the daemon."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def read_every_range(path: Path) -> int:
+    """Read a damaged file piece by piece; return how many bytes could not be read."""
+    failed_bytes = 0
+    descriptor = os.open(path, os.O_RDONLY)
+    for offset in range(0, path.stat().st_size, 128 * 1024):
+        if error_of(os.pread, descriptor, 128 * 1024, offset) == "EIO":
+            failed_bytes += 128 * 1024
+    os.close(descriptor)
+    return failed_bytes
+
+
+def test_a_machine_that_has_nothing_sees_everything(made: Machine, tmp_path: Path) -> None:
+    """To the last fact that stat(2) tells, in the live tree and in snapshots; three mounts in a row."""
+    root = made.mount()
+    tree = root / "tree"
+    tree.mkdir()
+    make_everything(tree)
+    (root / "snapshots" / "one").mkdir()
+    churn(tree, seed=1, steps=60)
+    (root / "snapshots" / "two").mkdir()
+    churn(tree, seed=2, steps=60)
+    made.cubefs("sync", root)
+    before = facts(root)
+    assert len(before) > 500
+    for _ in range(2):
+        remount(made, empty_cache=True)
+        assert facts(root) == before
+    # another machine, while the first one is away: read-only, with a cache of its own
+    made.umount()
+    elsewhere = tmp_path / "elsewhere"
+    made.mount("-o", "ro", "--cache-dir", elsewhere)
+    assert facts(root) == before
+    assert error_of(os.mkdir, root / "new") == "EROFS"
+    made.umount()
+    audit(made)
+
+
+def test_more_data_than_cache(made: Machine) -> None:
+    """Everything can be read, in any order, also while more is written; the cache stays small."""
+    root = made.mount("-o", "cache_size=20M,commit_interval=0.5s")
+    rng = random.Random(3)
+    files = {root / f"file {number}": rng.randbytes(7 * MIB) for number in range(12)}
+    for path, data in files.items():
+        path.write_bytes(data)
+    made.cubefs("sync", root)
+    wait_until(lambda: cached_bytes(made) <= 20 * MIB)
+    drop_kernel_pages(*files)
+    for path in rng.sample(sorted(files), len(files)):
+        assert path.read_bytes() == files[path], path
+        assert cached_bytes(made) <= 50 * MIB  # what is being fetched comes on top
+    fields = made.status()["file_system"]
+    assert fields["packs_fetched"] >= 5
+    drop_kernel_pages(*files)
+    for path in list(files)[:4]:
+        with path.open("r+b") as file:  # overwrites of what has been evicted
+            file.seek(3 * MIB)
+            file.write(b"changed")
+        files[path] = files[path][: 3 * MIB] + b"changed" + files[path][3 * MIB + 7 :]
+    remount(made, "-o", "cache_size=1M")
+    for path, data in files.items():
+        assert path.read_bytes() == data, path
+    made.umount()
+    assert_quiet(made)
+    audit(made)
+
+
+def test_writers_wait_at_the_dirty_limit_and_memory_stays_bounded(made: Machine) -> None:
+    root = made.mount("-o", "dirty_limit=4M")
+    data = os.urandom(25 * MIB)
+    expected: dict[Path, bytes] = {}
+    writers = []
+    for number in range(4):
+        expected[root / f"file {number}"] = data[number:] + data[:number]
+        writers.append(subprocess.Popen(["dd", f"of={root / f'file {number}'}", "bs=1M", "status=none"], stdin=-1))
+    for writer, content in zip(writers, expected.values(), strict=True):
+        assert writer.stdin is not None
+        writer.stdin.write(content)
+        writer.stdin.close()
+        assert made.status()["file_system"]["dirty_bytes"] < 4 * MIB + 4 * 1.1 * MIB
+    assert [writer.wait(60) for writer in writers] == [0] * 4
+    for path, content in expected.items():
+        assert path.read_bytes() == content
+    assert made.status()["memory_peak_bytes"] < 250 * MIB
+    made.umount()
+    audit(made)
+
+
+def test_memory_is_bounded_for_a_large_file(made: Machine) -> None:
+    root = made.mount()
+    chunk = os.urandom(10 * MIB)
+    with (root / "file").open("wb", buffering=0) as file:
+        for number in range(40):
+            file.write(number.to_bytes(8, "big") + chunk)
+    made.cubefs("sync", root)
+    remount(made, empty_cache=True)
+    with (root / "file").open("rb", buffering=0) as file:
+        for number in range(40):
+            assert file.read(8) == number.to_bytes(8, "big")
+            assert file.read(len(chunk)) == chunk
+    assert made.status()["memory_peak_bytes"] < MEMORY_MAX_BYTES
+
+
+def test_one_damaged_pack_damages_what_is_in_it_and_nothing_else(made: Machine) -> None:
+    """Bytes flipped in the store: EIO for the files in that pack, all others readable, the log names the object."""
+    root = made.mount()
+    files = {root / f"{number}": os.urandom(3 * MIB) for number in range(8)}
+    for path, data in files.items():
+        path.write_bytes(data)
+    tree = root / "tree"
+    tree.mkdir()
+    for number in range(50):
+        (tree / str(number)).write_bytes(os.urandom(100))
+    made.umount()
+    shutil.rmtree(made.cache)
+    damaged = max(packs(made), key=lambda path: path.stat().st_size)
+    content = bytearray(damaged.read_bytes())
+    for offset in range(200, len(content), 4000):
+        content[offset] ^= 0xFF
+    damaged.write_bytes(content)
+    made.mount()
+    outcome = {path: error_of(path.read_bytes) for path in files}
+    bad = {path for path, error in outcome.items() if error == "EIO"}
+    assert set(outcome.values()) == {"EIO", "none"}
+    assert 2 <= len(bad) <= 4  # a pack holds 8 MB
+    for path in files.keys() - bad:
+        assert path.read_bytes() == files[path]
+    for number in range(50):
+        assert len((tree / str(number)).read_bytes()) == 100
+    log = Path(made.status()["log"]).read_text()
+    assert damaged.name in log and "Traceback" not in log
+    # what has been found damaged and is written again is repaired, in every file that holds it
+    for path in bad:
+        assert read_every_range(path) > 0
+        (root / "again").write_bytes(files[path])
+        made.cubefs("sync", root)
+    drop_kernel_pages(*files)
+    assert {error_of(path.read_bytes) for path in files} == {"none"}
+    for path, data in files.items():
+        assert path.read_bytes() == data
+
+
+def test_a_local_pack_that_was_deleted_is_fetched_again(made: Machine) -> None:
+    root = made.mount()
+    (root / "file").write_bytes(data := os.urandom(20 * MIB))
+    made.cubefs("sync", root)
+    for path in (made.cache / "packs").iterdir():
+        path.unlink()
+    drop_kernel_pages(root / "file")
+    assert (root / "file").read_bytes() == data
+
+
+def test_the_local_disk_holds_nothing_in_the_clear(made: Machine) -> None:
+    """Packs are the cache: what lies on the local disk is as sealed as what is in the store. (Names are not.)"""
+    root = made.mount()
+    (root / "file").write_bytes(b"a very secret sentence " * 10_000)
+    made.cubefs("sync", root)
+    made.umount()
+    places = [path for top in (made.store, made.cache) for path in top.rglob("*") if path.is_file()]
+    assert len(places) > 5
+    for path in places:
+        assert b"secret sentence" not in path.read_bytes(), path
+    for path in made.store.rglob("*"):
+        assert not path.is_file() or b"file" not in path.read_bytes()[:64]
+
+
+def test_copies_out_of_a_cold_mount(made: Machine, tmp_path: Path) -> None:
+    root = made.mount()
+    (root / "tree").mkdir()
+    make_everything(root / "tree")
+    (root / "snapshots" / "taken").mkdir()
+    churn(root / "tree", seed=9, steps=30)
+    remount(made, empty_cache=True)
+    subprocess.run(["rsync", "-aHX", "--sparse", f"{root}/snapshots/taken/tree", tmp_path / "out"], check=True)
+    assert_same(root / "snapshots" / "taken" / "tree", tmp_path / "out" / "tree")
+    make_everything_again = tmp_path / "again"
+    make_everything_again.mkdir()
+    make_everything(make_everything_again)
+    assert_same(make_everything_again, tmp_path / "out" / "tree")

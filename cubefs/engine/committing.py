@@ -59,6 +59,7 @@ class Committer:
         sealer: Sealer,
         gate: Gate,
         dirty_states: Callable[[], list[FileState]],
+        is_pressed: Callable[[], bool],
         clock_ns: Callable[[], int],
         interval_s: float,
         recovery_point_s: float,
@@ -67,6 +68,7 @@ class Committer:
         self._sealer = sealer
         self._gate = gate
         self._dirty_states = dirty_states
+        self._is_pressed = is_pressed
         self._clock_ns = clock_ns
         self._interval_s = interval_s
         self._recovery_point_s = recovery_point_s
@@ -116,7 +118,8 @@ class Committer:
         requests, self._requests = self._requests, []
         now = trio.current_time()
         is_time = now - self._last_commit_s >= self._interval_s
-        is_big = self._db.changed_rows > BATCH_ROWS or self.packs_waiting_count >= _PACKS_WAITING
+        is_pressed = self.packs_waiting_count > 0 and self._is_pressed()  # writers wait for these to be uploaded
+        is_big = self._db.changed_rows > BATCH_ROWS or self.packs_waiting_count >= _PACKS_WAITING or is_pressed
         is_cut_due = now - self._last_cut_s >= self._recovery_point_s
         has_work = bool(self._db.changed_rows) or any(self._dirty_states()) or (is_cut_due and self._is_uncut)
         if self._gate.failure is not None:

@@ -141,6 +141,7 @@ class Engine:
             sealer=self.sealer,
             gate=self.gate,
             dirty_states=self.files.dirty,
+            is_pressed=lambda: self.local.is_full_of_dirty,
             clock_ns=self.clock_ns,
             interval_s=self.options.commit_interval_s,
             recovery_point_s=self.options.recovery_point_s,

@@ -52,9 +52,10 @@ class Attributes:
         if self._gate.is_shut:
             await self._gate.wait_open()
         self._check_changeable(ino)
-        if change.size_bytes is not None:
+        if change.size_bytes is not None:  # also on a full disk: this is how to make room
             await self.truncate(ino, change.size_bytes)
-        self._engine.disk.check_metadata()
+        else:
+            self._engine.disk.check_metadata()
         now_ns = self._engine.clock_ns()
         with self._db.operation():
             attr = self._get(ino)

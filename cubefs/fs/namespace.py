@@ -226,7 +226,7 @@ class Namespace:
             return
         state = self._files.find(attr.ino)
         if state is not None and state.open_count:
-            self._tree.change_nlink(attr.ino, delta=-1, now_ns=now_ns)
+            self._change_link(attr.ino, delta=-1, now_ns=now_ns)
             self._tree.insert_orphan(attr.ino)
             state.is_unlinked = True
         else:

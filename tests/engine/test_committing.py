@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import apsw
@@ -14,13 +16,14 @@ import trio
 from cubefs.db.database import Database
 from cubefs.engine.committing import _WalSync
 from cubefs.engine.packs import PackWriter
-from cubefs.errors import CubefsError, LocalDiskError, PosixError
+from cubefs.errors import CubefsError, FencedError, LocalDiskError, PosixError
 from cubefs.format import names
 from cubefs.model import MIB, SetAttr
 from tests.support.calls import ME, make_file, read_all, truncate, write_all, write_at
 from tests.support.driver import Place
 from tests.support.engines import copy_as_killed, crashing, findings, noise, running, wait_until
 from tests.support.faulty_store import FaultyStore
+from tests.support.power import PowerCut
 
 
 def record(monkeypatch: pytest.MonkeyPatch, log: list[str], owner: Any, method: str, label: str) -> None:
@@ -85,7 +88,7 @@ async def test_fsync_does_not_wait_for_files_that_nothing_relies_on(place: Place
 
 
 @pytest.mark.parametrize("change", ["rename", "link", "chmod", "truncate", "close", "xattr"])
-async def test_what_relies_on_data_takes_it_along(place: Place, tmp_path: Any, change: str) -> None:
+async def test_what_relies_on_data_takes_it_along(place: Place, tmp_path: Path, change: str) -> None:
     """A commit for another file's sake includes unsealed data that a name or attribute change relied on."""
     async with running(place) as fs:
         inode, other = await make_file(fs, b"f"), await make_file(fs, b"other")
@@ -296,3 +299,78 @@ async def test_a_long_truncation_lets_others_work(place: Place, monkeypatch: pyt
         await write_at(fs, inode, 20, b"x")
         assert await read_all(fs, inode) == b"00000" + bytes(15) + b"x"
     assert findings(place) == []
+
+
+async def test_data_that_comes_between_the_first_sync_and_the_gate(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sealed behind the gate, and its frames are synced before the rows that name them are committed."""
+    power = PowerCut(monkeypatch)
+    async with running(place) as fs:
+        await make_file(fs, b"f", noise(1, 100_000))
+        real = fs.engine.sealer.sync_packs
+        count = 0
+
+        async def sync_packs() -> None:
+            nonlocal count
+            await real()
+            count += 1
+            if count == 1:
+                await make_file(fs, b"late", noise(2, 100_000))
+
+        monkeypatch.setattr(fs.engine.sealer, "sync_packs", sync_packs)
+        await fs.commit()
+        copy = power.copy(place, tmp_path / "copy")
+    async with running(copy) as fs:
+        for name, seed in ((b"f", 1), (b"late", 2)):
+            assert await read_all(fs, fs.lookup(1, name).ino) == noise(seed, 100_000)
+    assert findings(copy) == []
+
+
+@pytest.mark.log_warnings
+async def test_a_gate_that_fails_while_a_commit_is_under_way(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fenced in the midst of a commit: whoever waits gets the error, nobody hangs, nothing is acknowledged."""
+    async with crashing(place) as fs:
+        real = fs.engine.sealer.sync_packs
+
+        async def sync_packs() -> None:
+            await real()
+            fs.engine.gate.fail(FencedError("somebody else"))
+
+        monkeypatch.setattr(fs.engine.sealer, "sync_packs", sync_packs)
+        inode = await make_file(fs, b"f", noise(1, 1000))
+        errors = []
+
+        async def commit() -> None:
+            try:
+                await fs.commit()
+            except FencedError as error:
+                errors.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(commit)
+        assert len(errors) == 3
+        assert await read_all(fs, inode) == noise(1, 1000)
+    async with running(place) as fs:
+        assert fs.find_child(1, b"f") is None
+
+
+async def test_leaving_while_everybody_waits(place: Place) -> None:
+    """An exception ends the mount at once, whatever its tasks are doing."""
+    store = FaultyStore(place.store())
+    release = threading.Event()
+
+    def hold(verb: str, name: str) -> None:
+        if verb in ("put", "put_new"):
+            release.wait(5)
+
+    store.hook = hold
+    try:
+        with trio.fail_after(3):
+            async with crashing(place, store=store, dirty_limit_bytes=MIB) as fs:
+                await make_file(fs, b"f", noise(1, 3 * MIB))
+                with trio.move_on_after(0.1):
+                    await fs.sync()
+    finally:
+        release.set()

@@ -186,6 +186,7 @@ class MachineCore(RuleBasedStateMachine):
             limit=limit,
             inodes=self.inodes,
             settled=settled,
+            hidden=self.options.snapdir_hidden,
         )
 
     def check_snapshots(self, limit: int) -> None:
@@ -206,6 +207,7 @@ class MachineCore(RuleBasedStateMachine):
                 limit=limit,
                 inodes=self.inodes,
                 settled=True,
+                hidden=self.options.snapdir_hidden,
             )
 
     def close_all(self) -> None:

@@ -117,12 +117,15 @@ class DataRules(NameRules):
     def write_pieces(self, model_id: int, handle: int, first: int, data: bytes) -> None:
         """Write in pieces of 1 MiB, as the kernel does."""
         for position in range(0, len(data), MIB) or [0]:
-            piece = data[position : position + MIB]
-            done = self.both(
-                lambda at=first + position, piece=piece: self.fs.write(handle, at, piece),
-                lambda now, at=first + position, piece=piece: self.model.write(model_id, at, piece, now),
-            )
-            assert done is not None and done[0] == len(piece)
+            self.write_piece(model_id, handle, first + position, data[position : position + MIB])
+
+    def write_piece(self, model_id: int, handle: int, offset: int, piece: bytes) -> None:
+        """Make one write request."""
+        done = self.both(
+            lambda: self.fs.write(handle, offset, piece),
+            lambda now: self.model.write(model_id, offset, piece, now),
+        )
+        assert done is not None and done[0] == len(piece)
 
     @rule(pick=PICK, size=OFFSETS, of_open=st.booleans())
     def truncate(self, pick: int, size: int | str, of_open: bool) -> None:

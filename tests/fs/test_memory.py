@@ -68,6 +68,18 @@ async def test_tiny_random_writes_are_bounded_as_well(place: Place) -> None:
     assert audit_findings(place, data=True) == []
 
 
+async def test_a_small_cache_does_not_wait_for_the_clock(place: Place) -> None:
+    """Packs are uploaded once committed: a writer that waits for that must not wait for the next timed commit."""
+    options = FsOptions(cache_limit_bytes=4 * MIB, commit_interval_s=NEVER_S)
+    async with opened(place, options) as fs:
+        inodes: dict[int, int] = {}
+        with trio.fail_after(30):
+            for number in range(12):
+                await write_file(fs, number, inodes)
+        assert len(inodes) == 12
+    assert audit_findings(place, data=True) == []
+
+
 async def test_names_never_wait_for_the_dirty_limit(place: Place) -> None:
     """They hold the kernel's directory lock: while a writer waits, they must go on."""
     options = FsOptions(dirty_limit_bytes=MIB)

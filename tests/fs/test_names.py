@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import stat
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -45,7 +46,7 @@ async def test_a_name_of_256_bytes_is_too_long(place: Place) -> None:
     name = b"n" * 256
     async with opened(place) as fs:
         await make_file(fs, b"file")
-        calls = [
+        calls: list[Callable[[], Awaitable[object]]] = [
             lambda: fs.mkdir(ROOT_INODE, name, 0o755, ME),
             lambda: fs.create(ROOT_INODE, name, 0o100644, os.O_RDWR, ME),
             lambda: fs.mknod(ROOT_INODE, name, 0o100644, 0, ME),
@@ -213,3 +214,17 @@ async def test_looking_up_in_a_file_is_enotdir(place: Place) -> None:
         with pytest.raises(PosixError) as caught:
             fs.lookup(inode, b"x")
         assert caught.value.errno == errno.ENOTDIR
+
+
+async def test_losing_the_last_name_moves_the_change_time_of_an_open_file(place: Place) -> None:
+    """Also while its data is not sealed yet, and after."""
+    async with opened(place) as fs:
+        handle, attr = await fs.create(ROOT_INODE, b"file", 0o100644, os.O_RDWR, ME)
+        await fs.write(handle, 0, b"data")
+        written = fs.getattr(attr.ino)
+        await fs.unlink(ROOT_INODE, b"file")
+        unlinked = fs.getattr(attr.ino)
+        assert unlinked.ctime_ns > written.ctime_ns
+        await fs.commit()
+        assert fs.getattr(attr.ino).ctime_ns == unlinked.ctime_ns
+        fs.release(handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -40,19 +41,16 @@ def drop_kernel_pages(*paths: Path) -> None:
         os.close(descriptor)
 
 
-def read_every_range(path: Path) -> int:
-    """Read a damaged file piece by piece; return how many bytes could not be read."""
-    failed_bytes = 0
+def read_every_range(path: Path) -> None:
+    """Read a damaged file piece by piece: what is damaged gets noted."""
     descriptor = os.open(path, os.O_RDONLY)
-    for offset in range(0, path.stat().st_size, 128 * 1024):
-        if error_of(os.pread, descriptor, 128 * 1024, offset) == "EIO":
-            failed_bytes += 128 * 1024
+    for offset in range(0, path.stat().st_size, 64 * 1024):
+        assert error_of(os.pread, descriptor, 64 * 1024, offset) in ("none", "EIO")
     os.close(descriptor)
-    return failed_bytes
 
 
 def test_a_machine_that_has_nothing_sees_everything(made: Machine, tmp_path: Path) -> None:
-    """To the last fact that stat(2) tells, in the live tree and in snapshots; three mounts in a row."""
+    """To the last fact that stat(2) tells, in the live tree and in snapshots; and restores what was."""
     root = made.mount()
     tree = root / "tree"
     tree.mkdir()
@@ -63,10 +61,13 @@ def test_a_machine_that_has_nothing_sees_everything(made: Machine, tmp_path: Pat
     churn(tree, seed=2, steps=60)
     made.cubefs("sync", root)
     before = facts(root)
-    assert len(before) > 500
-    for _ in range(2):
-        remount(made, empty_cache=True)
-        assert facts(root) == before
+    assert len(before) > 250
+    remount(made, empty_cache=True)
+    assert facts(root) == before
+    subprocess.run(["rsync", "-aHX", "--sparse", f"{root}/snapshots/one/tree", tmp_path / "restored"], check=True)
+    (tmp_path / "as it was").mkdir()
+    make_everything(tmp_path / "as it was")
+    assert_same(tmp_path / "as it was", tmp_path / "restored" / "tree")
     # another machine, while the first one is away: read-only, with a cache of its own
     made.umount()
     elsewhere = tmp_path / "elsewhere"
@@ -107,19 +108,16 @@ def test_more_data_than_cache(made: Machine) -> None:
 
 
 def test_writers_wait_at_the_dirty_limit_and_memory_stays_bounded(made: Machine) -> None:
-    root = made.mount("-o", "dirty_limit=4M")
+    root = made.mount("-o", "dirty_limit=4M,commit_interval=1h")
     data = os.urandom(25 * MIB)
-    expected: dict[Path, bytes] = {}
-    writers = []
-    for number in range(4):
-        expected[root / f"file {number}"] = data[number:] + data[:number]
-        writers.append(subprocess.Popen(["dd", f"of={root / f'file {number}'}", "bs=1M", "status=none"], stdin=-1))
-    for writer, content in zip(writers, expected.values(), strict=True):
-        assert writer.stdin is not None
-        writer.stdin.write(content)
-        writer.stdin.close()
-        assert made.status()["file_system"]["dirty_bytes"] < 4 * MIB + 4 * 1.1 * MIB
-    assert [writer.wait(60) for writer in writers] == [0] * 4
+    expected = {root / f"file {number}": data[number:] + data[:number] for number in range(4)}
+    with contextlib.ExitStack() as still_open:
+        files = {path: still_open.enter_context(path.open("wb", buffering=0)) for path in expected}
+        for start in range(0, len(data), MIB):  # all grow together; none is closed, none is synced
+            for path, file in files.items():
+                file.write(expected[path][start : start + MIB])
+            if start % (5 * MIB) == 0:
+                assert made.status()["file_system"]["dirty_bytes"] < 6 * MIB
     for path, content in expected.items():
         assert path.read_bytes() == content
     assert made.status()["memory_peak_bytes"] < 250 * MIB
@@ -170,13 +168,14 @@ def test_one_damaged_pack_damages_what_is_in_it_and_nothing_else(made: Machine) 
         assert len((tree / str(number)).read_bytes()) == 100
     log = Path(made.status()["log"]).read_text()
     assert damaged.name in log and "Traceback" not in log
-    # what has been found damaged and is written again is repaired, in every file that holds it
-    for path in bad:
-        assert read_every_range(path) > 0
-        (root / "again").write_bytes(files[path])
-        made.cubefs("sync", root)
-    drop_kernel_pages(*files)
-    assert {error_of(path.read_bytes) for path in files} == {"none"}
+    # What has been found damaged and is written again is repaired, in every file that holds it. A second round
+    # finds what the first could not reach: a read ends at the first damaged block.
+    for _ in range(2):
+        for path in bad:
+            read_every_range(path)
+            (root / "again").write_bytes(files[path])
+            made.cubefs("sync", root)
+        drop_kernel_pages(*files)
     for path, data in files.items():
         assert path.read_bytes() == data
 
@@ -203,18 +202,3 @@ def test_the_local_disk_holds_nothing_in_the_clear(made: Machine) -> None:
         assert b"secret sentence" not in path.read_bytes(), path
     for path in made.store.rglob("*"):
         assert not path.is_file() or b"file" not in path.read_bytes()[:64]
-
-
-def test_copies_out_of_a_cold_mount(made: Machine, tmp_path: Path) -> None:
-    root = made.mount()
-    (root / "tree").mkdir()
-    make_everything(root / "tree")
-    (root / "snapshots" / "taken").mkdir()
-    churn(root / "tree", seed=9, steps=30)
-    remount(made, empty_cache=True)
-    subprocess.run(["rsync", "-aHX", "--sparse", f"{root}/snapshots/taken/tree", tmp_path / "out"], check=True)
-    assert_same(root / "snapshots" / "taken" / "tree", tmp_path / "out" / "tree")
-    make_everything_again = tmp_path / "again"
-    make_everything_again.mkdir()
-    make_everything(make_everything_again)
-    assert_same(make_everything_again, tmp_path / "out" / "tree")

@@ -55,16 +55,25 @@ def list_directory(filesystem: FileSystem, directory: int, *, limit: int) -> lis
 
 
 async def check_tree(
-    filesystem: FileSystem, tree: Tree, *, root: int, limit: int, inodes: dict[int, int], settled: bool
+    filesystem: FileSystem,
+    tree: Tree,
+    *,
+    root: int,
+    limit: int,
+    inodes: dict[int, int],
+    settled: bool,
+    hidden: bool,
 ) -> None:
     """Compare everything below `root` with `tree`.
 
-    `inodes` maps the model's ids to inode numbers without the snapshot; `settled`: no data is dirty.
+    `inodes` maps the model's ids to inode numbers without the snapshot; `settled`: no data is dirty; `hidden`:
+    the root does not list `snapshots`.
     """
     number = root >> SNAPSHOT_SHIFT
-    hidden = filesystem.engine.options.snapdir_hidden
     check_attr(b"/", filesystem.getattr(root), tree.nodes[ROOT], number=number, hidden=hidden)
-    await check_directory(filesystem, tree, ROOT, b"", root, limit=limit, inodes=inodes, settled=settled)
+    await check_directory(
+        filesystem, tree, ROOT, b"", root, limit=limit, inodes=inodes, settled=settled, hidden=hidden
+    )
 
 
 async def check_directory(
@@ -75,7 +84,7 @@ async def check_directory(
     number = directory >> SNAPSHOT_SHIFT
     node = tree.nodes[model_id]
     entries = {entry.name: entry for entry in list_directory(filesystem, directory, limit=limit)}
-    if directory == ROOT and not filesystem.engine.options.snapdir_hidden:
+    if directory == ROOT and not rest["hidden"]:
         assert entries.pop(SNAPSHOT_DIRECTORY, None) is not None, "snapshots/ is not listed in the root"
     assert sorted(entries) == sorted(node.entries), f"{path!r}: {sorted(entries)} != {sorted(node.entries)}"
     check_xattrs(filesystem, path, directory, node)

@@ -244,7 +244,7 @@ class ExtentMachine(RuleBasedStateMachine):
         assert {row[0] for row in self.db.execute("SELECT DISTINCT body FROM extent")} <= attached
 
 
-ExtentMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=30)
+ExtentMachine.TestCase.settings = settings(max_examples=70, stateful_step_count=30)
 TestExtents = ExtentMachine.TestCase
 
 

@@ -8,6 +8,7 @@ Must never: delete an older base or log object (point-in-time mounts and readers
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import trio
@@ -15,7 +16,7 @@ import trio
 from cubefs.db.image import PinnedImage, pin
 from cubefs.engine import metalog
 from cubefs.engine.metalog import Head
-from cubefs.errors import CubefsError
+from cubefs.errors import CubefsError, LocalDiskFullError
 from cubefs.format.keys import Keyring
 from cubefs.model import MIB
 from cubefs.store.base import Store
@@ -23,6 +24,7 @@ from cubefs.store.base import Store
 log = logging.getLogger(__name__)
 
 LOG_MIN_BYTES = 16 * MIB  # a shorter log replays in a second or two
+ROOM_BYTES = 256 * MIB  # must stay free beside a base's copies: running out would end the mount
 
 
 class Rebaser:
@@ -46,7 +48,10 @@ class Rebaser:
         self.drop()
         if self._is_writing:
             return
-        self._pinned = (number, pin(self._path))
+        try:
+            self._pinned = (number, pin(self._path))
+        except CubefsError as error:
+            log.warning("no new base will be written: %s", error)
 
     def drop(self) -> None:
         """Let go of a pinned state."""
@@ -66,6 +71,7 @@ class Rebaser:
         image, self._pinned, self._is_writing = self._pinned[1], None, True
         target = self._path.with_name("base.image")
         try:
+            self._check_room()
             base_bytes = await trio.to_thread.run_sync(self._write, image, target, head)
         except CubefsError as error:
             log.warning("no new base was written: %s", error)
@@ -76,6 +82,12 @@ class Rebaser:
             target.unlink(missing_ok=True)
         log.info("wrote a base of %d bytes at log object %d", base_bytes, head.seq)
         return head._replace(log_bytes=0, base_bytes=base_bytes)
+
+    def _check_room(self) -> None:
+        """Raise LocalDiskFullError when the two copies made on the way could fill the disk of the cache."""
+        needed = 2 * self._path.stat().st_size + ROOM_BYTES
+        if shutil.disk_usage(self._path.parent).free < needed:
+            raise LocalDiskFullError(f"it would need {needed} bytes of free space in {self._path.parent}")
 
     def _write(self, image: PinnedImage, target: Path, head: Head) -> int:
         image.write(target)

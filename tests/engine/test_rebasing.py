@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import trio
 from cubefs.db.database import checkpoint
 from cubefs.db.image import PinnedImage
 from cubefs.engine import metalog
-from cubefs.errors import StoreUnavailableError
+from cubefs.errors import LocalDiskError, StoreUnavailableError
 from cubefs.format import names
 from cubefs.fs.filesystem import FileSystem
 from tests.support.calls import list_names, make_file, read_all
@@ -191,3 +192,38 @@ async def test_a_crash_between_the_base_and_its_note(
     async with running(copy.with_empty_cache("copied elsewhere"), read_only=True) as fs:
         assert await contents(fs) == expected
     assert findings(copy) == []
+
+
+@pytest.mark.log_warnings
+async def test_a_base_is_not_worth_a_full_disk(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its copies must never take the room that the next commit needs."""
+    usage = shutil.disk_usage(place.store_dir)
+    with monkeypatch.context() as patch:
+        async with running(place) as fs:
+            patch.setattr("cubefs.engine.rebasing.shutil.disk_usage", lambda path: usage._replace(free=100_000))
+            for round_number in range(3):
+                await work(fs, round_number)
+                await fs.sync()
+            assert fs.engine.gate.failure is None
+            assert bases(place) == [0]
+            patch.undo()
+            await work(fs, 3)
+            await fs.sync()
+    assert len(bases(place)) >= 2
+
+
+@pytest.mark.log_warnings
+async def test_a_state_that_cannot_be_pinned_costs_a_base_and_nothing_else(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> PinnedImage:
+        raise LocalDiskError("too many open files")
+
+    async with running(place) as fs:
+        await work(fs, 0)
+        await fs.sync()
+        monkeypatch.setattr("cubefs.engine.rebasing.pin", fail)
+        await work(fs, 1)
+        await fs.sync()
+        assert fs.engine.gate.failure is None
+        assert await contents(fs)

@@ -89,10 +89,10 @@ def test_fsync_survives_kill_9(made: Machine, mount: Mount) -> None:
     assert (here / "in place").read_bytes()[:50_010] == b"a" * 50_000 + b"b" * 10
 
 
-@pytest.mark.parametrize("how", ["O_SYNC", "O_DSYNC", "mount -o sync"])
+@pytest.mark.parametrize("how", ["O_DSYNC", "mount -o sync"])  # O_SYNC has the bit of O_DSYNC
 def test_writes_that_are_synchronous_by_themselves(made: Machine, mount: Mount, how: str) -> None:
     here = mount(NEVER + (",sync" if how == "mount -o sync" else ""))
-    flags = {"O_SYNC": os.O_SYNC, "O_DSYNC": os.O_DSYNC}.get(how, 0)
+    flags = os.O_DSYNC if how == "O_DSYNC" else 0
     descriptor = os.open(here / "file", os.O_CREAT | os.O_WRONLY | flags)
     os.write(descriptor, b"first ")
     os.write(descriptor, b"second")
@@ -161,19 +161,12 @@ def test_sync_survives_the_loss_of_the_machine(made: Machine, mount: Mount) -> N
     before = facts(here / "tree")
     daemon = made.status()["pid"]
     made.cubefs("sync", made.mount_point)
+    (here / "later").write_text("never stored")
     os.kill(daemon, signal.SIGKILL)  # at once: what has not arrived now never will
     shutil.rmtree(made.cache)
     mount()
     assert facts(here / "tree") == before
-
-
-def test_without_sync_the_loss_of_the_machine_takes_the_newest_away(made: Machine, mount: Mount) -> None:
-    here = mount()
-    made.cubefs("sync", made.mount_point)
-    (here / "later").write_text("never stored")
-    lose_the_machine(made)
-    mount()
-    assert here.is_dir() and not (here / "later").exists()
+    assert not (here / "later").exists()
 
 
 def test_a_snapshot_by_mkdir_survives_a_crash_one_by_the_command_the_loss_of_the_machine(
@@ -214,14 +207,14 @@ def test_unlinked_but_open_files_are_gone_after_a_crash(made: Machine, mount: Mo
 
 
 def test_kill_9_in_the_middle_of_rsync(made: Machine, mount: Mount, tmp_path: Path) -> None:
-    """Three times, at a different moment each; then once more, undisturbed."""
+    """Twice, early and late; then once more, undisturbed."""
     source = tmp_path / "source"
     source.mkdir()
     make_everything(source)
     for number in range(4):
         (source / f"large {number}").write_bytes(os.urandom(8 * MIB))
     command = ["rsync", "-aHX", "--sparse", "--delete", f"{source}/"]
-    for pause_s in (0.1, 0.3, 0.6):
+    for pause_s in (0.15, 0.5):
         here = mount("commit_interval=0.1s")
         with subprocess.Popen([*command, here / "tree"], stderr=subprocess.DEVNULL) as rsync:
             time.sleep(pause_s)
@@ -252,7 +245,7 @@ for n in range(100_000):
     writers = []
     for number, note in enumerate(notes):
         note.touch()
-        arguments = [sys.executable, "-c", program, here / f"file {number}", note]
+        arguments: list[str | Path] = [sys.executable, "-c", program, here / f"file {number}", note]
         writers.append(subprocess.Popen(arguments, stderr=subprocess.DEVNULL))
     wait_until(lambda: all(int(note.read_bytes() or b"0") >= 200 for note in notes))
     made.kill()

@@ -87,7 +87,7 @@ def test_posix_fallocate_makes_room_and_what_fallocate_cannot_do_it_refuses(here
     descriptor = os.open(file, os.O_RDWR)
     os.posix_fallocate(descriptor, 0, 100_000)
     os.close(descriptor)
-    punch = ["fallocate", "--punch-hole", "--offset", "0", "--length", "4096", file]
+    punch: list[str | Path] = ["fallocate", "--punch-hole", "--offset", "0", "--length", "4096", file]
     assert subprocess.run(punch, capture_output=True, check=False).returncode != 0
     assert file.read_bytes() == b"abc" + bytes(99_997)
 

@@ -122,7 +122,7 @@ def test_locks_hold_between_processes(here: Path) -> None:
     with file.open("r+b") as held:
         for kind in ("flock", "lockf"):
             getattr(fcntl, kind)(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            other = [sys.executable, "-c", program.format(kind), file]
+            other: list[str | Path] = [sys.executable, "-c", program.format(kind), file]
             assert b"BlockingIOError" in subprocess.run(other, capture_output=True, check=False).stderr
             getattr(fcntl, kind)(held, fcntl.LOCK_UN)
             assert subprocess.run(other, capture_output=True, check=False).returncode == 0

@@ -6,6 +6,7 @@ was not synced since they were made. The database file itself is changed by SQLi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -61,9 +62,10 @@ class PowerCut:
             elif path.name.endswith("-shm"):
                 continue
             else:
-                shutil.copyfile(path, target / path.name)
-                if not path.name.endswith(".sqlite"):
-                    self._cut(path, target / path.name)
+                with contextlib.suppress(FileNotFoundError):  # evicted by a worker meanwhile
+                    shutil.copyfile(path, target / path.name)
+                    if not path.name.endswith(".sqlite"):
+                        self._cut(path, target / path.name)
 
     def _cut(self, path: Path, copy: Path) -> None:
         with self._lock:

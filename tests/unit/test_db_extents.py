@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 from collections import Counter, defaultdict
@@ -34,7 +35,9 @@ OFFSETS = st.integers(0, SPACE)
 
 @cache
 def empty_image() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="cubefs-test-")) / "empty"
+    directory = tempfile.TemporaryDirectory(prefix="cubefs-test-")
+    atexit.register(directory.cleanup)
+    path = Path(directory.name) / "empty"
     image.create_image(path, uuid=bytes(16), chunking=Chunking.CONTENT, now_ns=1)
     return path
 

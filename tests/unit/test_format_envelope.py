@@ -56,7 +56,11 @@ def test_a_flipped_bit_is_refused(bit: int) -> None:
         open_sealed(bytes(flipped), **PLACE)
 
 
-@pytest.mark.parametrize("data", [SEALED[:cut] for cut in range(len(SEALED))] + [SEALED + b"\0", SEALED + SEALED])
+@pytest.mark.parametrize(
+    "data",
+    [SEALED[:cut] for cut in range(len(SEALED))] + [SEALED + b"\0", SEALED + SEALED],
+    ids=lambda data: f"{len(data)} bytes",  # the bytes are random
+)
 def test_wrong_length_is_refused(data: bytes) -> None:
     with pytest.raises(IntegrityError):
         open_sealed(data, **PLACE)

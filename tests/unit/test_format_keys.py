@@ -79,7 +79,11 @@ def test_a_flipped_bit_never_opens(bit: int) -> None:
         keys.open_slot(bytes(data), secret=b"secret", uuid=UUID)
 
 
-@pytest.mark.parametrize("data", [SLOT[:cut] for cut in (0, 7, 11, 12, 88, 135)] + [SLOT + b"\0", b"x" + SLOT])
+@pytest.mark.parametrize(
+    "data",
+    [SLOT[:cut] for cut in (0, 7, 11, 12, 88, 135)] + [SLOT + b"\0", b"x" + SLOT],
+    ids=lambda data: f"{len(data)} bytes",  # the bytes are random
+)
 def test_wrong_length_is_refused(data: bytes) -> None:
     with pytest.raises(IntegrityError):
         keys.open_slot(data, secret=b"secret", uuid=UUID)

@@ -123,7 +123,7 @@ def test_unusual_passphrases(store: Store, tmp_path: Path, passphrase: str) -> N
 # -- what it refuses ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("passphrase", ["", new_recovery_key()[1]])
+@pytest.mark.parametrize("passphrase", ["", new_recovery_key()[1]], ids=["empty", "a recovery key"])
 def test_unusable_passphrases(store: Store, passphrase: str) -> None:
     with pytest.raises(UsageError, match="passphrase"):
         make(store, passphrase=passphrase)

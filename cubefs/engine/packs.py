@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from cubefs.format.pack import PackCipher, PackedFrame
 from cubefs.model import PACK_TARGET_BYTES, BlockPlace, FrameInfo
 
 SALT_BYTES = 32
+_PACK_FILE = re.compile(r"[0-9a-f]{64}\.pack")
 _INDEX_BYTES_PER_BLOCK = 44
 
 
@@ -104,12 +106,12 @@ class PackFiles:
         self.path(salt).unlink(missing_ok=True)
 
     def salts(self) -> set[bytes]:
-        """Return the salts of all local packs; removes what an interrupted fetch has left."""
+        """Return the salts of all local packs; removes what an interrupted fetch has left, passes over the rest."""
         found = set()
         for path in self.directory.iterdir():
-            if path.suffix == ".pack":
+            if _PACK_FILE.fullmatch(path.name):
                 found.add(bytes.fromhex(path.stem))
-            else:
+            elif path.suffix == ".tmp":
                 path.unlink(missing_ok=True)
         return found
 

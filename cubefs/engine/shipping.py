@@ -111,8 +111,10 @@ class Shipper:
             try:
                 while await self._ship_next():
                     pass
-            except CubefsError as error:
-                self._gate.fail(error)
+            except Exception as error:
+                self._gate.fail(
+                    error if isinstance(error, CubefsError) else CubefsError(f"shipping failed: {error!r}")
+                )
                 self._notify()
                 return
 

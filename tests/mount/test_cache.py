@@ -44,7 +44,11 @@ def made(shared: Machine) -> Iterator[Machine]:
 
 def cached_bytes(machine: Machine) -> int:
     """Return how much the local packs take."""
-    return sum(path.stat().st_size for path in (machine.cache / "packs").iterdir())
+    sizes = 0
+    for path in (machine.cache / "packs").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # evicted since it was listed
+            sizes += path.stat().st_size
+    return sizes
 
 
 def drop_kernel_pages(*paths: Path) -> None:

@@ -147,7 +147,7 @@ def test_opening_with_o_trunc_and_o_excl(here: Path) -> None:
     assert error_of(os.open, here, os.O_WRONLY) == "EISDIR"
 
 
-def test_the_largest_file(here: Path) -> None:
+def test_the_largest_file(shared: Machine, here: Path) -> None:
     file = here / "file"
     file.touch()
     largest = 2**63 - 1 - 4096
@@ -158,8 +158,12 @@ def test_the_largest_file(here: Path) -> None:
         os.pwrite(descriptor, b"end", largest - 3)
         assert os.pread(descriptor, 10, largest - 5) == b"\0\0end"
         assert error_of(os.pwrite, descriptor, b"x", 2**63 - 1) in ("EFBIG", "EINVAL")
+        (here / "another").touch()
+        os.truncate(here / "another", largest)
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    assert shared.status()["file_system"]["logical_bytes"] >= 2 * largest  # more than 63 bits
 
 
 # -- overwriting ----------

@@ -87,6 +87,14 @@ class Ranges:
         self.bytes_held += len(data)
         self.parts_held += 1
 
+    def prepend(self, data: bytes) -> None:
+        """Lay `data` right before the one run of a stream."""
+        run = self._runs[0]
+        run.parts.insert(0, data)
+        run.start -= len(data)
+        self._starts[0] = run.start
+        self._count(len(data))
+
     def cut(self, start: int, stop: int) -> None:
         """Forget what lies in [start, stop): it was overwritten, truncated or taken."""
         index = bisect_left(self._starts, start)

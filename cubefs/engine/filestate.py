@@ -9,7 +9,39 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cubefs.engine.dirty import DirtyLimit, Ranges
-from cubefs.model import Attr
+from cubefs.model import BLOCK_MAX_BYTES, Attr
+
+
+class Tail:
+    """The end of a growing file since its last settled block boundary: sealed, and kept to be cut again."""
+
+    __slots__ = ("_parts", "bytes_held", "fresh_bytes", "start")
+
+    def __init__(self, start: int, data: bytes) -> None:
+        self.start = start
+        self._parts = [data]
+        self.bytes_held = len(data)
+        self.fresh_bytes = 0  # of them, sealed as blocks of their own since
+
+    @property
+    def stop(self) -> int:
+        """Where the next append begins."""
+        return self.start + self.bytes_held
+
+    def append(self, data: bytes) -> None:
+        """Add what was sealed as blocks of its own."""
+        self._parts.append(data)
+        self.bytes_held += len(data)
+        self.fresh_bytes += len(data)
+
+    def is_outgrown_by(self, length: int) -> bool:
+        """Whether appending `length` more is worth cutting everything again."""
+        settled = self.bytes_held - self.fresh_bytes
+        return 2 * (self.fresh_bytes + length) >= settled or self.bytes_held + length > BLOCK_MAX_BYTES
+
+    def joined(self) -> bytes:
+        """Return all of it."""
+        return b"".join(self._parts)
 
 
 class FileState:
@@ -32,6 +64,7 @@ class FileState:
         "sealing_is_wanted",
         "sealing_stop",
         "size_bytes",
+        "tail",
         "taken_count",
     )
 
@@ -45,6 +78,7 @@ class FileState:
         self.sealing: Ranges | None = None  # being hashed and packed: still served to readers
         self.sealing_stop: int | None = None  # a truncate has overtaken the sealing data beyond this
         self.sealing_is_wanted = False  # as `must_seal`, for the generation being sealed
+        self.tail: Tail | None = None  # the end of a growing stream: cut again together with what is appended
         self.open_count = 0
         self.is_unlinked = False
         self.must_seal = False  # the next commit must include the data: a name or attribute change has relied on it
@@ -71,7 +105,11 @@ class FileState:
 
     def charge(self) -> None:
         """Bring what this file counts against the dirty limit up to date."""
-        cost = self.dirty.cost_bytes + (self.sealing.cost_bytes if self.sealing else 0)
+        cost = (
+            self.dirty.cost_bytes
+            + (self.sealing.cost_bytes if self.sealing else 0)
+            + (self.tail.bytes_held if self.tail else 0)
+        )
         if cost != self._charged_bytes:
             self._limit.change(cost - self._charged_bytes)
             self._charged_bytes = cost
@@ -88,11 +126,56 @@ class FileState:
     def truncate(self, size_bytes: int) -> None:
         """Forget unsealed data beyond a new size, and note that data being sealed must not come back."""
         self.rewrite_count += 1
+        self.tail = None
         self.dirty.truncate(size_bytes)
         if self.sealing is not None:
             stop = self.sealing_stop
             self.sealing_stop = size_bytes if stop is None else min(stop, size_bytes)
         self.size_bytes = size_bytes
+        self.charge()
+
+    def keep_tail(self, start: int, data: bytes, *, continues: bool) -> None:
+        """Remember what was sealed of a growing stream since its last settled block boundary.
+
+        continues: `data` was cut by itself although it follows what is remembered already.
+        """
+        if continues and self.tail and start == self.tail.stop:
+            self.tail.append(data)
+        else:
+            self.tail = Tail(start, data)
+        self.charge()
+
+    def drop_tail(self) -> None:
+        """Forget what `keep_tail` kept: the memory is needed, or the file has changed otherwise."""
+        if self.tail is not None:
+            self.tail = None
+            self.charge()
+
+    def absorb_tail(self, *, always: bool = False) -> None:
+        """Let what was appended be cut from the last settled boundary, as if all had been written in one go.
+
+        Unless `always`, only when at least half as much was appended since: each byte is then sealed a few times
+        at most, however often a small append is synced.
+        """
+        tail, dirty = self.tail, self.dirty
+        if tail is None:
+            return
+        grows = dirty.is_stream and len(dirty) == 1 and next(iter(dirty)).start == tail.stop
+        if not grows:
+            self.tail = None
+        elif always or tail.is_outgrown_by(dirty.bytes_held):
+            self.tail = None
+            dirty.prepend(tail.joined())
+        self.charge()
+
+    def merge_tail(self) -> None:
+        """At the last close: cut the end of a file that grew slowly once more, when it lies in several blocks."""
+        if self.tail is not None and self.sealing is None:
+            if self.dirty:
+                self.absorb_tail(always=True)
+            elif self.tail.fresh_bytes:
+                self.dirty.write(self.tail.start, self.tail.joined())
+        self.drop_tail()
         self.charge()
 
     def take(self) -> Ranges:
@@ -134,6 +217,7 @@ class FileState:
     def drop(self) -> None:
         """Forget all unsealed data: the file is gone."""
         self.dirty = Ranges()
+        self.tail = None
         self.rewrite_count += 1
         self.must_seal = False
         if self.sealing is not None:

@@ -39,6 +39,11 @@ class FileTable:
             del self._states[inode]
         return [state for state in self._states.values() if state.is_dirty]
 
+    def drop_tails(self) -> None:
+        """Forget the last blocks of growing files: writers wait for the memory."""
+        for state in self._states.values():
+            state.drop_tail()
+
     @property
     def open_count(self) -> int:
         """Number of files that are open."""

@@ -56,6 +56,7 @@ class _Item(NamedTuple):
     state: FileState
     chunks: list[_Chunk]
     size_bytes: int  # of the file when the generation was taken
+    grows: bool = False  # all of it is one stream, to which more may be appended
 
 
 def _blocks_of(items: Iterable[_Item], hashes: Iterable[bytes]) -> list[NewBlock]:
@@ -194,6 +195,8 @@ class Sealer:
         items = []
         taken = []
         for state in batch:
+            if state.sealing is None:
+                state.absorb_tail()
             if self._may_keep_tail(state):
                 item = await self._take_stream(state)
                 if item is not None:
@@ -243,7 +246,8 @@ class Sealer:
             chunks: list[_Chunk] = []
             for run in ranges:
                 chunks += self._cut_run(run.start, memoryview(run.joined()), keep_last=False)
-            items.append(_Item(state, chunks, size_bytes))
+            grows = state.open_count > 0 and ranges.is_stream and len(ranges) == 1
+            items.append(_Item(state, chunks, size_bytes, grows))
         return items
 
     def _cut_run(self, start: int, data: memoryview, *, keep_last: bool) -> list[_Chunk]:
@@ -408,4 +412,15 @@ class Sealer:
                     ctime_ns=attr.ctime_ns if state.ctime_ns is None else state.ctime_ns,
                 )
             )
+        overtaken = state.sealing_stop is not None
         state.finish_sealing()
+        if item.grows and state.open_count and not overtaken:
+            self._keep_tail(state, item.chunks)
+
+    def _keep_tail(self, state: FileState, chunks: list[_Chunk]) -> None:
+        """Keep what may be cut again when the file grows: the last block, or all that was cut by itself."""
+        start = chunks[0].file_offset
+        if state.tail is not None and start == state.tail.stop:
+            state.keep_tail(start, b"".join(chunk.data for chunk in chunks), continues=True)
+        else:
+            state.keep_tail(chunks[-1].file_offset, bytes(chunks[-1].data), continues=False)

@@ -105,6 +105,7 @@ class Files:
         state.open_count -= 1
         if state.open_count:
             return
+        state.merge_tail()
         if state.is_unlinked:
             self._delete(state)
         elif state.is_dirty:
@@ -161,6 +162,7 @@ class Files:
 
     async def _wait_for_memory(self) -> None:
         while self._limit.is_full:  # each time round: what others wrote meanwhile has not been asked for
+            self._engine.files.drop_tails()
             self._sealer.request_urgent(self._engine.files.dirty())
             await self._gate.wait_unless_failed(self._limit.wait_less)
 

@@ -193,7 +193,7 @@ class _Filler:
         self._insert(
             "extent_history",
             count,
-            f"{gone}, fork(1, {until}), 0, {until}, 1, :bytes, :files + i + 1, 0",
+            f"{gone}, fork(1, {until}), 0, {until}, 1, :bytes, :files + i + 1, 0, 0",
         )
 
     def _versions(self) -> None:

@@ -14,10 +14,10 @@ from cubefs.engine import sealing
 from cubefs.engine.packs import Appended, PackWriter, Unit
 from cubefs.format.pack import PackedFrame
 from cubefs.fs.filesystem import FileSystem
-from cubefs.model import MIB
-from tests.support.calls import make_file, read_all, truncate, write_all
+from cubefs.model import MIB, ROOT_INODE, Chunking
+from tests.support.calls import ME, make_file, read_all, truncate, write_all
 from tests.support.database import extents_of, rows
-from tests.support.driver import Place
+from tests.support.driver import Place, make_place
 from tests.support.engines import copy_as_killed, findings, noise, running, wait_until
 
 
@@ -376,4 +376,64 @@ async def test_reads_see_every_generation_at_once(place: Place, slow: Slow) -> N
         fs.release(handle)
         await fs.commit()
         assert await read_all(fs, inode) == expected
+    assert findings(place) == []
+
+
+@pytest.mark.parametrize("chunking", list(Chunking))
+async def test_a_slowly_growing_file_becomes_the_blocks_of_a_fast_one(tmp_path: Path, chunking: Chunking) -> None:
+    """Commits between its writes seal its end early; what is appended is cut together with that end."""
+    data = noise(5, 20 * MIB)
+    place = make_place(tmp_path, chunking=chunking)
+    async with running(place) as fs:
+        boundaries = []
+        for name, step in ((b"fast", 20 * MIB), (b"slow", 1_300_000), (b"slower", 700_000)):
+            handle, attr = await fs.create(ROOT_INODE, name, 0o644, os.O_RDWR, ME)
+            for start in range(0, len(data), step):
+                await fs.write(handle, start, data[start : start + step])
+                await fs.commit()
+            fs.release(handle)
+            await fs.commit()
+            assert await read_all(fs, attr.ino) == data
+            pieces = fs.engine.extents.pieces(fs.getattr(attr.ino).body, start=0, stop=len(data))
+            boundaries.append([(piece.file_offset, piece.length, piece.block) for piece in pieces])
+        assert boundaries[1] == boundaries[0]
+        assert boundaries[2] == boundaries[0]
+    assert findings(place) == []
+
+
+async def test_small_synced_appends_are_not_sealed_over_and_over(tmp_path: Path) -> None:
+    place = make_place(tmp_path)
+    async with running(place) as fs:
+        handle, attr = await fs.create(ROOT_INODE, b"log", 0o644, os.O_RDWR, ME)
+        data = noise(6, 600_000)
+        for start in range(0, len(data), 3000):
+            await fs.write(handle, start, data[start : start + 3000])
+            await fs.fsync(handle)
+        fs.release(handle)
+        assert await read_all(fs, attr.ino) == data
+        await fs.sync()
+        assert fs.engine.blocks.stored_bytes() < 6 * len(data)
+
+
+async def test_what_changed_since_is_not_taken_from_the_kept_end(tmp_path: Path) -> None:
+    place = make_place(tmp_path)
+    async with running(place) as fs:
+        handle, attr = await fs.create(ROOT_INODE, b"file", 0o644, os.O_RDWR, ME)
+        expected = bytearray(noise(7, 500_000))
+        await fs.write(handle, 0, bytes(expected))
+        await fs.commit()
+        await fs.write(handle, 400_000, b"changed")  # inside the block that was kept
+        expected[400_000:400_007] = b"changed"
+        await fs.commit()
+        await fs.write(handle, 500_000, noise(8, 300_000))
+        expected += noise(8, 300_000)
+        await fs.commit()
+        assert await read_all(fs, attr.ino) == bytes(expected)
+        await truncate(fs, attr.ino, 600_000)
+        del expected[600_000:]
+        await fs.write(handle, 600_000, noise(9, 400_000))
+        expected += noise(9, 400_000)
+        await fs.commit()
+        assert await read_all(fs, attr.ino) == bytes(expected)
+        fs.release(handle)
     assert findings(place) == []

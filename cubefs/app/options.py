@@ -36,7 +36,7 @@ mount options (-o):
   no_allow_other        only the user who mounts
   snapdir=listed|hidden whether `snapshots` is listed in the root; hidden, it can still be entered
   cache_size=10G        how much disk the cache may take (data not yet stored is never evicted)
-  dirty_limit=128M      how much written data waits in memory before writers wait
+  dirty_limit=64M       how much written data waits in memory before writers wait
   commit_interval=5s    how soon written data is on the local disk without fsync
   recovery_point=60s    how soon it is in the store without `cubefs sync`
   read_timeout=60s      how long a read waits for the store before it fails with EIO

@@ -163,6 +163,8 @@ class Files:
     async def _wait_for_memory(self) -> None:
         while self._limit.is_full:  # each time round: what others wrote meanwhile has not been asked for
             self._engine.files.drop_tails()
+            if not self._limit.is_full:
+                return
             self._sealer.request_urgent(self._engine.files.dirty())
             await self._gate.wait_unless_failed(self._limit.wait_less)
 

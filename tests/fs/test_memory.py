@@ -80,6 +80,19 @@ async def test_a_small_cache_does_not_wait_for_the_clock(place: Place) -> None:
     assert audit_findings(place, data=True) == []
 
 
+async def test_the_kept_end_of_a_stream_gives_way_to_writers(place: Place) -> None:
+    """It counts against the dirty limit, but nothing that seals frees it."""
+    options = FsOptions(dirty_limit_bytes=4 * MIB, commit_interval_s=NEVER_S)
+    async with opened(place, options) as fs:
+        handle, attr = await fs.create(ROOT_INODE, b"file", 0o100644, os.O_RDWR, ME)
+        data = content(NOISE, 40 * MIB)
+        with trio.fail_after(30):
+            await write_all(fs, handle, data)
+        fs.release(handle)
+        assert await read_all(fs, attr.ino) == data
+    assert audit_findings(place, data=True) == []
+
+
 async def test_names_never_wait_for_the_dirty_limit(place: Place) -> None:
     """They hold the kernel's directory lock: while a writer waits, they must go on."""
     options = FsOptions(dirty_limit_bytes=MIB)

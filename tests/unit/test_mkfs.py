@@ -253,7 +253,7 @@ def test_a_lying_store_is_no_success(tmp_path: Path, step: int) -> None:
     faulty = FaultyStore(open_store(f"local://{tmp_path}/store", create=True))
     for _ in range(step):
         faulty.spoil("put_new", lambda data: data)
-    faulty.spoil("put_new", lambda data: data[:-1] + b"?")
+    faulty.spoil("put_new", lambda data: data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(StoreLiesError):
         make(faulty)
 

@@ -306,7 +306,8 @@ def flip_a_pack(store: Path) -> None:
 
 def flip_a_log_object(store: Path) -> None:
     path = sorted((store / "meta").iterdir())[0]
-    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 
 
 def remove_a_log_object(store: Path) -> None:

@@ -1,5 +1,5 @@
 .PHONY: demo
 
-## make demo    back up, snapshot, restore and compare real files in a temporary place
+## make demo    back up, snapshot, restore and compare real files in a temporary place (STORE=local, s3 or swift)
 demo: setup
-	@$(PY) -m contrib.demo
+	@STORE=$(STORE) $(PY) -m contrib.demo

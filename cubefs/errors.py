@@ -105,10 +105,28 @@ class ObjectExistsError(StoreError):
     errno = errno.EEXIST
 
 
+class NoStoreError(StoreError):
+    """The bucket or container itself does not exist: nothing is said about objects in it."""
+
+    errno = errno.EIO
+    exit_code = NotCubefsError.exit_code
+
+
 class StoreUnavailableError(StoreError):
-    """The store does not answer, or answers that it is busy: trying again later can help."""
+    """The store does not answer, or not properly: trying again later can help.
+
+    `retry_after_s`: how long the store asks us to wait at least (RFC 9110, Retry-After), None if it does not.
+    """
 
     retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StoreBusyError(StoreUnavailableError):
+    """The store asks for fewer requests: 503 and 429."""
 
 
 class StoreFullError(StoreError):
@@ -122,6 +140,10 @@ class StoreDeniedError(StoreError):
     """The store refuses us: wrong credentials, missing permission, read-only directory."""
 
     errno = errno.EACCES
+
+
+class StoreUnsuitableError(StoreError):
+    """The store cannot do something that cubefs needs, or is none: another endpoint speaks there."""
 
 
 class StoreLiesError(StoreError):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cubefs.db.audit_local import LocalState, read_local_state
-from cubefs.engine import metalog
+from cubefs.engine import logend
 from cubefs.engine.metalog import Head
 from cubefs.errors import IntegrityError
 from cubefs.fsck.report import Finding, Severity, many
@@ -34,7 +34,7 @@ def check_cache(store: Store, cache_dir: Path, *, uuid: bytes, database: str = D
         return
     if state.head_seq is not None and state.head_hash is not None:
         try:
-            metalog.check_head(store, Head(state.head_seq, state.head_hash, 0, 0))
+            logend.check_head(store, Head(state.head_seq, state.head_hash, 0, 0))
         except IntegrityError as error:
             yield Finding("log-forked", Severity.ERROR, str(error), safe(bytes(path)))
     if state.unshipped_commits or state.unstored_packs:

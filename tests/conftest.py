@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 pytest.register_assert_rewrite("tests.fs", "tests.support")
-pytest_plugins = ["tests.support.pytest_summary"]
+pytest_plugins = ["tests.support.pytest_summary", "tests.support.server_fixtures"]
 
 TEST_LIMIT_S = int(os.environ.get("CUBEFS_TEST_LIMIT_S", "120"))
 

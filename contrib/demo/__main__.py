@@ -1,7 +1,8 @@
 """The main job on real files, start to end: back up, snapshot, lose data, restore, prove it, audit the store.
 
-Run by `make demo`. Works as root and as a user; leaves nothing behind. Exit status 0 only when every
-comparison found no difference.
+Run by `make demo`. STORE=s3 or STORE=swift stores the objects in a real OpenStack Swift that runs for the demo,
+STORE=local, the default, in a directory. Works as root and as a user; leaves nothing behind. Exit status 0 only
+when every comparison found no difference.
 """
 
 from __future__ import annotations
@@ -21,11 +22,20 @@ from contrib.demo.scratch import (
     Outcome,
     Scratch,
     StepError,
-    disk_use_bytes,
     last_line,
     mounts_below,
     peak_rss_bytes,
     venv_command,
+)
+from contrib.demo.stores import (
+    LOCAL,
+    SERVED,
+    DemoStore,
+    Directory,
+    check_name,
+    forget_credentials,
+    install_server,
+    open_served,
 )
 from contrib.demo.tree import change_tree, count, make_source
 
@@ -39,16 +49,16 @@ NEEDED_BYTES = 2_000_000_000  # the tree, its changed twin, two restores, the st
 class Demo:
     """One run in one scratch place."""
 
-    def __init__(self, scratch: Scratch, base: Path) -> None:
+    def __init__(self, scratch: Scratch, base: Path, *, store_name: str) -> None:
         self.scratch = scratch
         self.report = Report()
         self.base = base
         self.source = self._make("source")
         self.changed = self._make("changed")  # the source after the same changes, on a plain file system
-        self.store = base / "store"
         self.mount_point = self._make("mount")
-        self.url = f"local://{self.store}"
-        self.environment = {"CUBEFS_PASSPHRASE": secrets.token_urlsafe(16)}
+        self.store = self._open_store(store_name)
+        self.url = self.store.url
+        self.environment = {"CUBEFS_PASSPHRASE": secrets.token_urlsafe(16), **self.store.environment}
         self.compared_entries = 0
         self.peak_bytes = 0
         self.status: dict[str, int] = {}  # what the file system says of itself before it is unmounted
@@ -70,9 +80,17 @@ class Demo:
         self._audit()
         self._print_figures()
 
+    def _open_store(self, name: str) -> DemoStore:
+        if name == LOCAL:
+            return Directory(self.base / "store")
+        with self.report.step(SERVED[name].title):
+            install_server(self.scratch)
+            return open_served(self.scratch, name)
+
     def _back_up(self) -> None:
         with self.report.step(f"mkfs.cubefs {self._short(self.url)}"):
-            self._cubefs("mkfs.cubefs", self.url)
+            for line in self._cubefs("mkfs.cubefs", self.url).stderr.splitlines():
+                self.report.note(line)
         self._mount(self.base / "cache", "cubefs mount")
         with self.report.step("rsync -aHXS source/ mount/data/"):
             self._command("rsync", "-aHXS", f"{self.source}/", f"{self.mount_point}/data/")
@@ -140,7 +158,7 @@ class Demo:
                 ("bytes in", f"{mb(in_bytes)} in both (holes not counted, hard links once)"),
                 ("after deduplication", f"{mb(unique_bytes)}: {in_bytes / unique_bytes:.2f} to 1"),
                 ("after compression", f"{mb(packed_bytes)}: {unique_bytes / packed_bytes:.2f} to 1"),
-                ("bytes stored", f"{mb(disk_use_bytes(self.store))} (du of the store: data, metadata, keys)"),
+                ("bytes stored", self.store.stored()),
                 ("entries compared", f"{self.compared_entries:,}"),
                 ("peak memory of the daemon", mb(self.peak_bytes)),
                 ("all steps", f"{sum(seconds.values()):.1f} s"),
@@ -224,8 +242,11 @@ def main() -> int:
     with Scratch("cubefs-demo-") as scratch:
         demo = None
         try:
+            store_name = os.environ.get("STORE") or LOCAL
+            check_name(store_name)
             check_machine(parent)
-            demo = Demo(scratch, scratch.directory(parent))
+            forget_credentials()
+            demo = Demo(scratch, scratch.directory(parent), store_name=store_name)
             demo.run()
         except (StepError, OSError, ValueError) as error:
             print(f"\n      The demo failed: {shown(str(error))}", file=sys.stderr)

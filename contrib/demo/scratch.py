@@ -1,6 +1,7 @@
-"""A scratch place: directories, child processes and mounts that are gone at the end, however it ends.
+"""A scratch place: directories, processes, mounts and servers that are gone at the end, however it ends.
 
-Never removes a directory while something is still mounted below it.
+Never removes a directory while something is still mounted below it, and never ends a server while a mount may
+still have something to store in it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, NamedTuple, Self
+from typing import IO, NamedTuple, Self, TypeVar
+
+Service = TypeVar("Service")
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TERMINAL_SIGNALS = frozenset({signal.SIGINT, signal.SIGHUP})  # go to all processes of the terminal at once
 POLL_S = 0.005  # between two looks at something that has no event to wait for
 PATIENCE_S = 10.0  # for a process to end after a polite request
 MOUNT_PATIENCE_S = 60.0  # for a mount to answer
@@ -55,17 +60,24 @@ def last_line(text: str) -> str:
     return lines[-1].strip() if lines else "no message"
 
 
+def _in_one_line(text: str) -> str:
+    """Return the first line, which says what, with the last one, which says why."""
+    first, *more = text.strip().splitlines() or ["no message"]
+    return f"{first.rstrip(':')}: {last_line(chr(10).join(more))}" if more else first
+
+
 class Scratch:
     """Owns one temporary directory per parent asked for, and all that is started or mounted in them.
 
-    A context manager; leaving it undoes mounts, ends processes and removes the directories, in that order.
-    `problems` says what could not be undone.
+    A context manager; leaving it undoes mounts, ends processes, then servers, and removes the directories, in that
+    order. `problems` says what could not be undone.
     """
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._directories: list[Path] = []
         self._children: list[subprocess.Popen[bytes]] = []
+        self._services = contextlib.ExitStack()
         self._old_handlers: dict[signal.Signals, object] = {}
         self.problems: list[str] = []
 
@@ -138,6 +150,21 @@ class Scratch:
         """Start a command that goes on running; its output is appended to `log`."""
         with log.open("ab") as out:
             return self._spawn(command, environment=environment, directory=None, out=out, err=out)
+
+    def serve(self, service: AbstractContextManager[Service]) -> Service:
+        """Start a server that mounts rely on: it is left when they are gone. Raises StepError."""
+        try:
+            with _terminal_blocked():  # a Ctrl-C is ours to handle: the server is needed for unmounting
+                return self._services.enter_context(service)
+        except RuntimeError as error:
+            raise StepError(_in_one_line(str(error))) from None
+
+    def end_services(self) -> None:
+        """End all servers, the last one first; raise StepError when one had ended by itself."""
+        try:
+            self._services.close()
+        except RuntimeError as error:
+            raise StepError(_in_one_line(str(error))) from None
 
     def wait_mounted(self, mount_point: Path, child: subprocess.Popen[bytes], *, log: Path) -> None:
         """Return once the mount answers; raise StepError with the log's last line when `child` ends first."""
@@ -237,6 +264,10 @@ class Scratch:
             if self.wait_no_processes():
                 break
         self.problems += [f"process {pid} is still running" for pid in self.processes()]
+        try:
+            self.end_services()
+        except StepError as error:
+            self.problems.append(str(error))
         for base in self._directories:
             if left := mounts_below(base):
                 self.problems += [f"{path} is still mounted" for path in left]
@@ -244,6 +275,16 @@ class Scratch:
                 remove_tree(base)
             if base.exists():
                 self.problems.append(f"{base} could not be removed")
+
+
+@contextlib.contextmanager
+def _terminal_blocked() -> Iterator[None]:
+    """Keep the signals of a terminal from us for a moment, and from children that are started in it for good."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 def mounts_below(base: Path) -> list[Path]:

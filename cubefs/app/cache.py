@@ -6,6 +6,7 @@ Must never: open what the engine keeps there, or let go of the lock before the p
 |--------------|---------------------------------------------------------------------------------------------|
 | `lock`       | flock(2) is held while a process uses the directory; JSON says who (`Holder`)               |
 | `owner`      | the uuid of the file system, hexadecimal                                                    |
+| `locks`      | URL, superblock and key slots, for mounting while the store is down (remembered.py)         |
 | `cubefs.log` | the daemon's log; `cubefs.log.1` is the one before                                          |
 | `control`    | the socket for `cubefs status`, `sync`, `snapshot`, `umount`                                |
 | others       | the engine's: the database and the packs                                                    |
@@ -71,10 +72,15 @@ class Holder:
 
 def directory_for(uuid: bytes, *, given: Path | None) -> Path:
     """Return the absolute path of the cache directory: as given, as the environment says, or the usual place."""
+    return chosen_directory(given) or base_directory() / uuid.hex()
+
+
+def chosen_directory(given: Path | None) -> Path | None:
+    """Return the cache directory that the user chose (option, environment), absolute; None: the usual one."""
     chosen = given or (Path(value) if (value := os.environ.get(ENVIRONMENT)) else None)
-    if chosen is not None:
-        return Path(os.path.abspath(chosen.expanduser()))  # noqa: PTH100  (Path.absolute keeps `..`)
-    return base_directory() / uuid.hex()
+    if chosen is None:
+        return None
+    return Path(os.path.abspath(chosen.expanduser()))  # noqa: PTH100  (Path.absolute keeps `..`)
 
 
 def base_directory() -> Path:

@@ -87,7 +87,16 @@ def _alone(program: str, description: str, add: Callable[[Parser], None], epilog
 
 
 def _main_parser() -> Parser:
-    from cubefs.app import command_fsck, command_mkfs, command_mount, command_mounted, command_snapshot, options
+    from cubefs.app import (
+        command_fsck,
+        command_limit,
+        command_mkfs,
+        command_mount,
+        command_mounted,
+        command_snapshot,
+        command_store_test,
+        options,
+    )
     from cubefs.app.arguments import Parser, add_version
 
     parser = Parser(prog="cubefs", description=DESCRIPTION, epilog=f"{EXIT_CODES_HELP}\n{ENVIRONMENT_HELP}")
@@ -106,6 +115,9 @@ def _main_parser() -> Parser:
     add("snapshot", command_snapshot.SUMMARY, command_snapshot.DESCRIPTION, command_snapshot.add_arguments)
     add("sync", mounted.SYNC_SUMMARY, mounted.SYNC_DESCRIPTION, mounted.add_sync_arguments)
     add("status", mounted.STATUS_SUMMARY, mounted.STATUS_DESCRIPTION, mounted.add_status_arguments)
+    add("limit", command_limit.SUMMARY, command_limit.DESCRIPTION, command_limit.add_arguments)
+    store_test = command_store_test
+    add("store-test", store_test.SUMMARY, store_test.DESCRIPTION, store_test.add_arguments)
     fsck = command_fsck
     add(FSCK_COMMAND, fsck.SUMMARY, fsck.DESCRIPTION, fsck.add_arguments, FSCK_EXIT_CODES_HELP)
     return parser

@@ -8,18 +8,24 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from typing import TYPE_CHECKING
 
 from cubefs.app import arguments
+from cubefs.app.display import say
 from cubefs.app.kernel import keep_secrets_in_memory
 from cubefs.app.passphrase import choose_passphrase
 from cubefs.errors import AlreadyExistsError, NotCubefsError, UnsupportedVersionError
 from cubefs.model import Chunking
 from cubefs.visible import safe
 
+if TYPE_CHECKING:
+    from cubefs.store import Store
+
 SUMMARY = "make a file system in a store"
 DESCRIPTION = """\
 Make an empty file system in the store at URL. A local directory is created where missing; a file system that
-is already there is never overwritten.
+is already there is never overwritten. Before anything is written, the store is examined for about a second (the
+short form of `cubefs store-test`): one that breaks a promise is refused.
 
 The passphrase protects everything: the store sees neither names nor contents. It is asked for twice, or taken
 from --passphrase-file or CUBEFS_PASSPHRASE. The recovery key that is printed opens the file system as well:
@@ -51,7 +57,8 @@ def run(namespace: argparse.Namespace) -> int:
     """Make the file system."""
     from cubefs.engine.unlock import read_superblock
     from cubefs.mkfs.make import make_file_system
-    from cubefs.store import Store, open_store
+    from cubefs.store import open_store
+    from cubefs.store.retry import Retrying
 
     def refuse_existing(store: Store) -> None:
         """Say so before asking for a passphrase; mkfs itself checks again."""
@@ -65,8 +72,10 @@ def run(namespace: argparse.Namespace) -> int:
         )
 
     keep_secrets_in_memory()
-    store = open_store(namespace.url, create=True)
+    driver = open_store(namespace.url, create=True)
+    store = Retrying(driver)
     refuse_existing(store)
+    _examine(driver)
     passphrase = choose_passphrase(file=namespace.passphrase_file, what_for=store.describe())
     made = make_file_system(
         store, passphrase=passphrase, chunking=Chunking(namespace.chunking), now_ns=time.time_ns()
@@ -85,3 +94,19 @@ def run(namespace: argparse.Namespace) -> int:
     print("\n".join(RECOVERY_ADVICE))
     print(f"\nMount it with: cubefs mount {safe(fields['url'])} DIR")
     return 0
+
+
+def _examine(store: Store) -> None:
+    """Refuse a store that lies; tell what is worth knowing about one that does not, nothing when all is well."""
+    from cubefs.store.examine import Verdict, require_suitable
+
+    report = require_suitable(store)
+    url = safe(report.url)
+    for result in report.results:
+        if result.verdict is Verdict.WARNING:
+            say(f"warning: {url}: {safe(result.sentence)}")
+    if report.settle_s:
+        say(f"warning: {url} shows late what was stored: mount with -o settle={report.settle_s}s")
+    if report.leftover is not None:
+        left = report.leftover
+        say(f"warning: {left.count} small test objects stay in {safe(left.where)}: {safe(left.why)}")

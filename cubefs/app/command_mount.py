@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,21 @@ from cubefs.app.display import say
 from cubefs.app.edge import root_cause
 from cubefs.app.options import MountOptions
 from cubefs.app.passphrase import read_passphrase
-from cubefs.errors import LocalDiskError, MountPointError
+from cubefs.errors import (
+    LocalDiskError,
+    MountPointError,
+    ObjectExistsError,
+    StoreDeniedError,
+    StoreError,
+    StoreUnavailableError,
+    StoreUnsuitableError,
+)
 from cubefs.visible import safe
 
 if TYPE_CHECKING:
     from cubefs.app.mounted import MountPlan
+    from cubefs.engine.unlock import Locks
+    from cubefs.store import Store
 
 SUMMARY = "mount a file system"
 DESCRIPTION = """\
@@ -37,6 +48,8 @@ The helper that mount(8) calls for a line in /etc/fstab such as
   local:///srv/backup /mnt/backup cubefs noauto,passphrase_file=/etc/cubefs/passphrase 0 0
 """
 FUSE_DEVICE = Path("/dev/fuse")
+STORE_ATTEMPTS = 4  # some seconds, then the cache directory must do
+STORE_PATIENCE_S = 20.0  # however long the store asks to be left alone, or takes to fail
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,19 +103,31 @@ def run(namespace: argparse.Namespace) -> int:
 def prepare(url: str, target: Path, given: MountOptions) -> MountPlan:
     """Open the store, the cache directory and the keys; the passphrase is asked for when all else is in order."""
     from cubefs.app.mounted import MountPlan
-    from cubefs.engine.unlock import read_superblock, unlock
+    from cubefs.app.remembered import remember
+    from cubefs.engine.unlock import open_locks
     from cubefs.store import open_store
+    from cubefs.store.retry import Retrying, sleep_in_all
 
-    store = open_store(url)
+    store = Retrying(
+        open_store(url),
+        attempts=STORE_ATTEMPTS,
+        sleep=sleep_in_all(STORE_PATIENCE_S),
+        on_retry=_giving_up_after(STORE_PATIENCE_S),
+    )
     scheme, _, place = store.describe().partition("://")
     if scheme == "local":
         mountpoint.check_apart(target, places=[("the store", Path(place))])
-    superblock, _ = read_superblock(store)
+    locks, is_store_up = _fetch_locks(store, given)
+    superblock = locks.superblock
     directory = cache.directory_for(superblock.uuid, given=given.cache_dir)
     mountpoint.check_apart(target, places=[("the cache directory", directory)])
     opened = cache.open_cache(directory, uuid=superblock.uuid, mount_point=target, on_wait=_tell_waiting)
+    if is_store_up and not given.read_only:
+        _check_writable(store, locks)
     passphrase = read_passphrase(file=given.passphrase_file, what_for=store.describe())
-    superblock, _, keyring = unlock(store, passphrase)
+    keyring = open_locks(locks, passphrase)
+    if is_store_up:
+        remember(directory, url=store.describe(), locks=locks)
     return MountPlan(
         store_url=store.describe(),
         mount_point=target,
@@ -112,6 +137,53 @@ def prepare(url: str, target: Path, given: MountOptions) -> MountPlan:
         superblock=superblock,
         keyring=keyring,
     )
+
+
+def _giving_up_after(patience_s: float) -> Callable[[str, int, StoreError], None]:
+    """Return what ends the attempts of a `Retrying` when the time is over: a store that is silent fails late."""
+    deadline_s = time.monotonic() + patience_s
+
+    def check(verb: str, failed_attempts: int, error: StoreError) -> None:
+        if time.monotonic() >= deadline_s:
+            raise error
+
+    return check
+
+
+def _fetch_locks(store: Store, given: MountOptions) -> tuple[Locks, bool]:
+    """Return superblock and key slots, and whether they come from the store; otherwise the cache remembers them."""
+    from cubefs.app.remembered import find_remembered
+    from cubefs.engine.unlock import fetch_locks
+
+    try:
+        return fetch_locks(store), True
+    except (StoreUnavailableError, StoreUnsuitableError) as error:  # or somebody else answers in its place
+        locks = find_remembered(store.describe(), given=given.cache_dir)
+        if locks is None:
+            raise
+        say(
+            f"the store does not answer ({error}); mounting from the cache directory. Not checked: whether another"
+            " machine has written since, or the passphrase was changed. What is written waits for the store"
+        )
+        return locks, False
+
+
+def _check_writable(store: Store, locks: Locks) -> None:
+    """Raise StoreDeniedError for credentials that may only read: better now than at the first upload.
+
+    A conditional put of an object that exists changes nothing, but only a writer is told that it exists.
+    """
+    from cubefs.format import names
+
+    try:
+        store.put_new(names.SUPERBLOCK, locks.superblock_bytes)
+    except StoreDeniedError as error:
+        raise StoreDeniedError(
+            f"{store.describe()} may only be read with these credentials: mount with -o ro, or use others ({error})"
+        ) from error
+    except StoreError as error:
+        if not isinstance(error, ObjectExistsError):
+            say(f"cannot tell whether the store may be written to: {error}")
 
 
 def _check_fuse() -> None:

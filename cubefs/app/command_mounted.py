@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ STATUS_DESCRIPTION = """\
 Show the state of the mount on DIR: its process, its log, its cache, and what is not stored yet.
 """
 _POLL_S = 0.5
+REMIND_S = 60.0  # between lines that say why it still takes so long
 
 _PHASES = {
     "storing": "storing, {left} left",
@@ -69,7 +71,7 @@ class ProgressView:
         """Show on stderr, where that is a terminal."""
         self.line = ProgressLine()
         self.phase = ""
-        self._store_error: str | None = None
+        self._tell_again_s = 0.0
 
     def __call__(self, progress: dict[str, Any]) -> None:
         """Take one progress message of the daemon."""
@@ -79,11 +81,12 @@ class ProgressView:
         self.line.show(_PHASES.get(self.phase, "{left} left").format(left=left))
 
     def _tell_trouble(self, store_error: str | None) -> None:
-        """Say why it takes so long, terminal or not, once for each reason."""
-        if store_error and store_error != self._store_error:
+        """Say why it takes so long, terminal or not: at first, then rarely (each attempt has its own object)."""
+        now_s = time.monotonic()
+        if store_error and now_s >= self._tell_again_s:
+            self._tell_again_s = now_s + REMIND_S
             self.line.clear()
             say(f"the store fails, trying again until it works (Ctrl-C to stop waiting): {store_error}")
-        self._store_error = store_error or self._store_error
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from cubefs.app import snapshots
+from cubefs.app import limiting, snapshots
 from cubefs.app.conversation import Answer, Conversation, Fields
 from cubefs.app.mounted import Mounted
 from cubefs.errors import UsageError
@@ -41,7 +41,7 @@ def listen(path: Path) -> trio.SocketListener:
 
 
 class ControlServer:
-    """Answers `status`, `sync`, `snapshot-create`, `snapshot-list`, `snapshot-remove` and `umount`."""
+    """Answers `status`, `sync`, `limit`, `snapshot-create`, `snapshot-list`, `snapshot-remove` and `umount`."""
 
     def __init__(self, mounted: Mounted) -> None:
         """Serve for one mount."""
@@ -51,6 +51,7 @@ class ControlServer:
         self._commands: dict[str, Answer] = {
             "status": self._status,
             "sync": self._sync,
+            "limit": self._limit,
             "umount": self._umount,
             "snapshot-create": self._snapshot_create,
             "snapshot-list": self._snapshot_list,
@@ -89,6 +90,12 @@ class ControlServer:
         await self._mounted.sync_kernel_pages()
         await conversation.reporting("storing", self._mounted.progress, self._mounted.fs.sync())
         return {}
+
+    async def _limit(self, request: Fields, conversation: Conversation) -> Fields:
+        given = request.get("limits")
+        if not isinstance(given, dict) or not set(given) <= set(limiting.WORDS):
+            raise UsageError("the mount is served by another version of cubefs, which knows other limits")
+        return self._mounted.change_limits({word: str(value) for word, value in given.items()})
 
     async def _umount(self, request: Fields, conversation: Conversation) -> Fields:
         """Store while the mount is still there; what is written meanwhile is stored after unmounting."""

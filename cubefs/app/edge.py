@@ -32,7 +32,7 @@ EXIT_CODES_HELP = """\
 exit codes:
   0  done                      6  exists already
   1  failed                    7  in use, or not usable like this: mount point, cache directory, other writer
-  2  wrong usage               8  the store failed: unreachable, full, no permission
+  2  wrong usage               8  the store failed: unreachable, full, refusing, unsuitable
   3  wrong passphrase          9  the cache disk failed or is full
   4  no file system there     10  damaged or forged data
   5  newer format           130  interrupted

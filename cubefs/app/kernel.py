@@ -24,6 +24,8 @@ UNMOUNT_TIMEOUT_S = 300  # umount writes back what programs stored through mmap
 _MNT_DETACH = 2  # <sys/mount.h>
 _PR_SET_DUMPABLE = 4  # <sys/prctl.h>
 
+_M_MMAP_THRESHOLD = -3  # malloc.h
+PACK_BUFFER_BYTES = 2 * 1024 * 1024  # above a frame, below what a pack takes on its way
 _libc = ctypes.CDLL(None, use_errno=True)  # CDLL releases the GIL around each call
 
 
@@ -168,6 +170,16 @@ def raise_file_limit() -> None:
     wanted = NOFILE_MAX if hard == resource.RLIM_INFINITY else min(hard, NOFILE_MAX)
     if soft == resource.RLIM_INFINITY or soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def give_memory_back() -> None:
+    """Have buffers of whole packs returned to the system when they are freed.
+
+    glibc raises its threshold for that to the size of what was freed (mallopt(3)), and the heaps of a dozen threads
+    keep such buffers for good. Smaller ones are left to the heaps: asking the kernel for each frame would cost.
+    """
+    if hasattr(_libc, "mallopt"):
+        _libc.mallopt(_M_MMAP_THRESHOLD, PACK_BUFFER_BYTES)
 
 
 def memory_bytes() -> tuple[int, int]:

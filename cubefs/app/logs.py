@@ -22,6 +22,9 @@ SIZE_MAX_BYTES = 4 * MIB  # then it becomes cubefs.log.1, and the one before tha
 ONLY_IN_FILE = "only_in_file"  # `extra` of a record that the command says on the terminal itself
 MODE = 0o600  # messages name files
 
+# at INFO they tell where each setting comes from, at every mount
+_TALKATIVE = ("boto3", "botocore", "urllib3", "s3transfer", "swiftclient", "keystoneauth", "keystoneclient")
+
 _log = logging.getLogger(__name__)
 
 
@@ -83,4 +86,6 @@ def start(path: Path, *, foreground: bool) -> None:
         root.addHandler(terminal)
     root.setLevel(logging.INFO)
     logging.getLogger("cubefs").setLevel(logging.DEBUG if is_debugging() else logging.INFO)
+    for library in _TALKATIVE:
+        logging.getLogger(library).setLevel(logging.WARNING)
     logging.captureWarnings(True)

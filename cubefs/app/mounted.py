@@ -9,14 +9,14 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import trio
 
-from cubefs.app import kernel
+from cubefs.app import kernel, limiting
 from cubefs.app.cache import CacheDirectory, State
 from cubefs.app.options import MountOptions
 from cubefs.errors import CubefsError, InUseError
@@ -24,6 +24,7 @@ from cubefs.format.keys import Keyring
 from cubefs.format.superblock import Superblock
 from cubefs.fs.filesystem import FileSystem
 from cubefs.fuse import session
+from cubefs.store.throttle import Throttle
 from cubefs.visible import safe
 
 WORKER_COUNT = 4  # of our own: hung store calls must not keep `cubefs status` waiting
@@ -52,9 +53,10 @@ class MountPlan:
 class Mounted:
     """One mount from the time its file system is open to the end of the process."""
 
-    def __init__(self, plan: MountPlan, fs: FileSystem) -> None:
+    def __init__(self, plan: MountPlan, fs: FileSystem, throttle: Throttle) -> None:
         """Begin in the state STARTING."""
         self.fs = fs
+        self._throttle = throttle
         self.mount_point = plan.mount_point
         self.state = State.STARTING
         self.session_over = trio.Event()
@@ -146,6 +148,23 @@ class Mounted:
         store_error = engine.uploader.last_error or engine.shipper.last_error
         return {"left_bytes": self.left_bytes(), "store_error": store_error}
 
+    def change_limits(self, given: Mapping[str, str]) -> dict[str, Any]:
+        """Change the limits that `given` names, at once; return all, and how the mount adapts to a busy store."""
+        if given:
+            self._throttle.change(limiting.changed(self._throttle.limits, given))
+            _log.info("limits changed: %s", ", ".join(f"{word} {value}" for word, value in given.items()))
+        return {"limits": limiting.spelled(self._throttle.limits), "adapting": self._adapting()}
+
+    def _adapting(self) -> dict[str, str]:
+        """Return what the throttle does at the moment beyond its limits; nothing while the store is content."""
+        now = self._throttle.statistics()
+        rates = {"writing": now.writes_per_s, "reading": now.reads_per_s}
+        held = {"writing": now.writes_held_s, "reading": now.reads_held_s}
+        return {
+            **{f"{what} slowed to": f"{rate:.1f} requests/s" for what, rate in rates.items() if rate is not None},
+            **{f"{what} held for": f"{wait_s:.0f} s" for what, wait_s in held.items() if wait_s > 0},
+        }
+
     def check_not_failed(self) -> None:
         """Raise when the file system has stopped accepting: then not everything is stored at its end."""
         failure = self.fs.engine.gate.failure
@@ -167,5 +186,7 @@ class Mounted:
             "memory_peak_bytes": peak_bytes,
             "cache_dir": safe(self._plan.cache.path),
             "log": safe(self._plan.cache.log),
+            "limits": limiting.spelled(self._throttle.limits),
+            "adapting": self._adapting(),
             "file_system": await self.fs.status(),
         }

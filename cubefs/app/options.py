@@ -11,8 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cubefs.app import limiting
 from cubefs.errors import UsageError
 from cubefs.model import KIB
+from cubefs.store.throttle import Limits
+from cubefs.store.verify import Policy
 from cubefs.visible import safe
 
 # for mount(8), systemd and other tools; they mean nothing to us
@@ -40,6 +43,12 @@ mount options (-o):
   commit_interval=5s    how soon written data is on the local disk without fsync
   recovery_point=60s    how soon it is in the store without `cubefs sync`
   read_timeout=60s      how long a read waits for the store before it fails with EIO
+  verify=full           how packs are looked at after their upload: full (read back and compared), head (only
+                        their size is asked for), sample:10% (that part of them in full, of the others the size)
+  settle=0s             how long an upload rests before it is looked at, for stores that are slow to show it
+  up=10MB/s down=none   how fast data may go to the store and come from it (`cubefs limit` changes it later)
+  put=100/5s get=none list=none delete=none
+                        how many requests of a kind may be made in a time
   cache_dir=DIR         same as --cache-dir
   passphrase_file=FILE  same as --passphrase-file
   nonempty              mount on a directory that is not empty
@@ -59,6 +68,9 @@ class MountOptions:
     commit_interval_s: float | None = None
     recovery_point_s: float | None = None
     read_timeout_s: float | None = None
+    verify: Policy | None = None
+    settle_s: float | None = None
+    limits: Limits = field(default_factory=Limits)
     cache_dir: Path | None = None
     passphrase_file: Path | None = None
     nonempty: bool = False
@@ -86,7 +98,9 @@ def parse(groups: Sequence[str], *, sloppy: bool = False) -> MountOptions:
         elif key in _VALUES and separator:
             name, understand = _VALUES[key]
             options = replace(options, **{name: understand(key, value)})
-        elif key in _VALUES:
+        elif key in limiting.WORDS and separator:
+            options = replace(options, limits=limiting.changed(options.limits, {key: value}))
+        elif key in _VALUES or key in limiting.WORDS:
             raise UsageError(f"the mount option {key} needs a value: -o {key}=...")
         elif not sloppy:
             raise UsageError(f"unknown mount option {safe(word)!r}; cubefs mount --help lists them all")
@@ -117,6 +131,14 @@ def _time(key: str, value: str) -> float:
     return float(match[1]) * _TIME_UNITS_S[match[2]]
 
 
+def _settle(key: str, value: str) -> float:
+    return 0.0 if value in ("0", "0s") else _time(key, value)
+
+
+def _policy(key: str, value: str) -> Policy:
+    return Policy.parse(value)
+
+
 def _path(key: str, value: str) -> Path:
     if not value:
         raise UsageError(f"the mount option {key} needs a value: -o {key}=...")
@@ -143,6 +165,8 @@ _VALUES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "commit_interval": ("commit_interval_s", _time),
     "recovery_point": ("recovery_point_s", _time),
     "read_timeout": ("read_timeout_s", _time),
+    "verify": ("verify", _policy),
+    "settle": ("settle_s", _settle),
     "cache_dir": ("cache_dir", _path),
     "passphrase_file": ("passphrase_file", _path),
 }

@@ -35,6 +35,8 @@ from cubefs.fuse import session
 from cubefs.fuse.operations import Operations
 from cubefs.model import ROOT_INODE
 from cubefs.store import open_store
+from cubefs.store.meter import Meter
+from cubefs.store.throttle import Throttle
 from cubefs.visible import safe
 
 ANSWER_TIMEOUT_S = 60.0  # for the first stat(2) through the new mount; it needs nothing but the event loop
@@ -50,6 +52,7 @@ def serve(plan: MountPlan, ready: Callable[[], None]) -> int:
     Raises what prevented mounting or storing.
     """
     kernel.raise_file_limit()
+    kernel.give_memory_back()
     os.umask(0o077)  # what the daemon makes is nobody else's business; callers' umasks come with their requests
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -90,7 +93,9 @@ class _Life:
     async def _serve_file_system(self, nursery: trio.Nursery) -> None:
         """Steps 1 to 5."""
         plan = self._plan
-        store = await trio.to_thread.run_sync(open_store, plan.store_url)
+        meter = Meter()
+        throttle = Throttle(plan.options.limits, meter=meter)
+        store = await trio.to_thread.run_sync(partial(open_store, plan.store_url, throttle=throttle))
         server = None
         failure: CubefsError | None = CubefsError("the drain was stopped; the next mount goes on")
         try:
@@ -100,8 +105,9 @@ class _Life:
                 superblock=plan.superblock,
                 keyring=plan.keyring,
                 cache_dir=plan.cache.path,
+                meter=meter,
             ) as fs:
-                mounted = self._mounted = Mounted(plan, fs)
+                mounted = self._mounted = Mounted(plan, fs, throttle)
                 fs.virtual_xattrs[control.XATTR] = os.fsencode(plan.cache.control)
                 fs.before_snapshot = mounted.sync_kernel_pages
                 server = control.ControlServer(mounted)
@@ -193,6 +199,8 @@ def fs_options(options: MountOptions) -> FsOptions:
         "commit_interval_s": options.commit_interval_s,
         "recovery_point_s": options.recovery_point_s,
         "read_timeout_s": options.read_timeout_s,
+        "verify": options.verify,
+        "settle_s": options.settle_s,
     }
     return FsOptions(
         snapdir_hidden=options.snapdir_hidden,

@@ -16,7 +16,32 @@ _PHRASED = frozenset(
     {"uuid", "store", "state", "failure", "read_only", "inodes", "snapshots", "unshipped_commits"}
     | {"unstored_bytes", "dirty_bytes", "dirty_limit_bytes", "cache_bytes", "cache_limit_bytes"}
     | {"logical_bytes", "plain_bytes", "stored_bytes"}
+    | {"store_error", "store_error_since_ns", "store_traffic", "not_checked", "verify", "settle_s"}
+    | {"writers_waiting_for_store", "readers_waiting_for_store"}
 )
+_VERIFICATION = {
+    "verified_full_count": "read back",
+    "verified_head_count": "by size only",
+    "verify_late_count": "right only at a later look",
+    "verify_put_again_count": "put again",
+    "verify_gave_up_count": "given up and begun anew",
+}
+_REQUESTS = {
+    "put_count": "PUT",
+    "get_count": "GET",
+    "head_count": "HEAD",
+    "list_count": "LIST",
+    "delete_count": "DELETE",
+}
+_VOLUMES = {"sent_bytes": "sent", "received_bytes": "received"}
+_PROBLEMS = {
+    "retry_count": "tried again",
+    "gave_up_count": "given up",
+    "busy_count": "store busy",
+    "unavailable_count": "no proper answer",
+    "denied_count": "refused",
+    "error_count": "other errors",
+}
 
 
 def lines(fields: Mapping[str, Any]) -> list[str]:
@@ -26,12 +51,16 @@ def lines(fields: Mapping[str, Any]) -> list[str]:
         ("mount point", str(fields["mount_point"])),
         ("store", str(fields["store"])),
         ("state", _state(fields, inner)),
+        *_trouble(inner),
         ("not stored yet", _waiting(inner)),
         ("contents", f"{_count(inner['inodes'], 'inode')}, {_count(inner['snapshots'], 'snapshot')}"),
         ("size", f"{format_bytes(inner['logical_bytes'])} of files now; {_stored(inner)}"),
         ("cache", f"{format_bytes(inner['cache_bytes'])} of {format_bytes(inner['cache_limit_bytes'])}"),
         ("cache directory", str(fields["cache_dir"])),
         ("log", str(fields["log"])),
+        ("limits", _limits(fields)),
+        ("verified", _verification(inner)),
+        *_traffic(inner),
         ("process", f"{fields['pid']}, up {format_duration(fields['uptime_s'])}"),
         ("memory", f"{format_bytes(fields['memory_bytes'])}, so far at most {_peak(fields)}"),
     ]
@@ -43,6 +72,48 @@ def _state(fields: Mapping[str, Any], inner: Mapping[str, Any]) -> str:
     if inner["failure"]:
         return f"failed, accepts nothing any more: {inner['failure']}; unmount, then mount again"
     return f"{fields['state']}{', read-only' if fields['read_only'] else ''}"
+
+
+def _trouble(inner: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Say what is wrong with the store, since when, and who waits for it."""
+    rows = []
+    if inner["store_error"]:
+        rows.append(
+            ("store trouble", f"since {format_time(inner['store_error_since_ns'])}: {inner['store_error']}")
+        )
+    if inner["writers_waiting_for_store"]:
+        rows.append(("writers wait", "the cache is full of data that the store has not taken yet"))
+    if inner["readers_waiting_for_store"]:
+        rows.append(("readers wait", f"{inner['readers_waiting_for_store']}, for data that only the store has"))
+    if inner["not_checked"]:
+        rows.append(("not checked yet", str(inner["not_checked"])))
+    return rows
+
+
+def _limits(fields: Mapping[str, Any]) -> str:
+    limits = [f"{word} {value}" for word, value in fields["limits"].items() if value != "none"]
+    adapting = [f"{what} {value}" for what, value in fields["adapting"].items()]
+    return ", ".join(limits + adapting) or "none"
+
+
+def _verification(inner: Mapping[str, Any]) -> str:
+    """Say how uploads are looked at and how that went."""
+    traffic: Mapping[str, int] = inner["store_traffic"]
+    policy = str(inner["verify"]) + (
+        f", settling {format_duration(inner['settle_s'])}" if inner["settle_s"] else ""
+    )
+    done = [f"{traffic[name]} {words}" for name, words in _VERIFICATION.items() if traffic.get(name)]
+    return f"{', '.join(done) or 'nothing yet'} (policy: {policy})"
+
+
+def _traffic(inner: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Say what went over the line, and what went wrong there."""
+    traffic: Mapping[str, int] = inner["store_traffic"]
+    parts = [f"{traffic[name]} {words}" for name, words in _REQUESTS.items() if traffic.get(name)]
+    volume = [f"{format_bytes(traffic[name])} {words}" for name, words in _VOLUMES.items() if traffic.get(name)]
+    problems = [f"{traffic[name]} {words}" for name, words in _PROBLEMS.items() if traffic.get(name)]
+    rows = [("requests", ", ".join(parts + volume) or "none yet")]
+    return rows + ([("request problems", ", ".join(problems))] if problems else [])
 
 
 def _waiting(inner: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ class PackRow(NamedTuple):
     salt: bytes
     name: bytes | None
     size_bytes: int
+    verified_how: str | None  # None until it is closed
 
 
 class LocalPack(NamedTuple):
@@ -160,7 +161,8 @@ class Blocks:
 
     def get_pack(self, pack: int) -> PackRow:
         """Return one pack's row."""
-        row = self._execute("SELECT id, salt, name, size_bytes FROM pack WHERE id = ?", (pack,)).fetchone()
+        sql = "SELECT id, salt, name, size_bytes, verified_how FROM pack WHERE id = ?"
+        row = self._execute(sql, (pack,)).fetchone()
         if row is None:
             raise IntegrityError(f"pack {pack} is referred to but not there")
         return PackRow._make(row)

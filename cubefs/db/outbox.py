@@ -42,17 +42,18 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._execute = database.execute
 
-    def next_cut(self, limit_bytes: int) -> int:
+    def next_cut(self, limit_bytes: int, *, durable_number: int) -> int:
         """Return the number up to which everything may be shipped in one object now (0: nothing).
 
-        The newest cut with at most `limit_bytes` of changesets up to it, or the first if that has more.
+        The newest cut with at most `limit_bytes` of changesets up to it, or the first if that has more; none behind
+        `durable_number`: a commit can be seen here before it is on the disk and its packs are known.
         """
         sql = (
             "SELECT coalesce(max(number) FILTER (WHERE total <= ?), min(number), 0) FROM "
             "(SELECT number, cut, sum(length(changeset)) OVER (ORDER BY number) AS total FROM local_outbox) "
-            "WHERE cut = 1"
+            "WHERE cut = 1 AND number <= ?"
         )
-        number: int = self._execute(sql, (limit_bytes,)).get
+        number: int = self._execute(sql, (limit_bytes, durable_number)).get
         return number
 
     def first_waiting_ns(self) -> int | None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
@@ -41,12 +42,15 @@ from cubefs.format.keys import Keyring
 from cubefs.format.superblock import Superblock
 from cubefs.model import MIB, Chunking, PackState
 from cubefs.store.base import Store
-from cubefs.store.retry import Retrying
-from cubefs.store.verify import Verify
+from cubefs.store.meter import Meter
+from cubefs.store.retry import Retrying, sleep_in_all
+from cubefs.store.verify import Policy
 
 log = logging.getLogger(__name__)
 
 GIB = 1024 * MIB
+OPENING_PATIENCE_S = 60.0  # in all, also when the store asks to be left alone for longer
+OPENING_ATTEMPTS = 4  # some seconds: a hiccup must not fail a mount, a store that is down must not hold it up
 _HOUSEKEEPING_S = 3.0  # a clean unmount waits this long for work that the next mount can do as well
 
 
@@ -59,6 +63,8 @@ class EngineOptions:
     commit_interval_s: float = 5.0
     recovery_point_s: float = 60.0
     read_timeout_s: float = 60.0
+    verify: Policy = field(default_factory=Policy)
+    settle_s: float = 0.0  # between an upload and the first look at it
     read_only: bool = False
 
 
@@ -76,9 +82,13 @@ class Engine:
         cache_dir: Path,
         nursery: trio.Nursery,
         clock_ns: Callable[[], int],
+        meter: Meter,
+        check_head: Callable[[], Awaitable[None]] | None,
     ) -> None:
         self.options = options
-        self.store: Store = Retrying(store)
+        self.meter = meter
+        self.store: Store = Retrying(store, meter=meter)
+        self._rng = random.Random()
         self.uuid = superblock.uuid
         self.clock_ns = clock_ns
         self.database = database
@@ -92,7 +102,7 @@ class Engine:
         self.files = FileTable(DirtyLimit(options.dirty_limit_bytes))
         self._keyring = keyring
         self._make_data_path(cache_dir, nursery)
-        self._make_log()
+        self._make_log(check_head)
         self.sealer.on_pack_grown = self._pack_grown
         self.sealer.on_pack_closed = self._pack_closed
         self.committer.on_committing = self._committing
@@ -120,7 +130,7 @@ class Engine:
             chunking=chunking,
             gate=self.gate,
             clock_ns=self.clock_ns,
-            verified_how=Verify.FULL.value,
+            choose_verification=lambda: options.verify.choose(self._rng).value,
         )
         self.reader = BlockReader(
             database=database,
@@ -134,7 +144,7 @@ class Engine:
             timeout_s=options.read_timeout_s,
         )
 
-    def _make_log(self) -> None:
+    def _make_log(self, check_head: Callable[[], Awaitable[None]] | None) -> None:
         """Commits and what brings them to the store."""
         self.committer = Committer(
             database=self.database,
@@ -146,7 +156,16 @@ class Engine:
             interval_s=self.options.commit_interval_s,
             recovery_point_s=self.options.recovery_point_s,
         )
-        self.uploader = Uploader(local=self.local, store=self.store, policy=Verify.FULL)
+        self.uploader = Uploader(
+            local=self.local,
+            blocks=self.blocks,
+            store=self.store,
+            gate=self.gate,
+            settle_s=self.options.settle_s,
+            meter=self.meter,
+            rng=self._rng,
+            clock_ns=self.clock_ns,
+        )
         self.shipper = Shipper(
             database=self.database,
             outbox=self.outbox,
@@ -157,6 +176,10 @@ class Engine:
             keyring=self._keyring,
             uuid=self.uuid,
             clock_ns=self.clock_ns,
+            rng=self._rng,
+            settle_s=self.options.settle_s,
+            meter=self.meter,
+            check_head=check_head,
         )
         self.housekeeper = Housekeeper(
             database=self.database,
@@ -226,15 +249,17 @@ async def open_engine(
     keyring: Keyring,
     cache_dir: Path,
     clock_ns: Callable[[], int] = time.time_ns,
+    meter: Meter | None = None,
 ) -> AsyncIterator[Engine]:
     """Open the database (from the store when the cache directory has none), start everything, drain at the end.
 
     On a clean exit everything is in the store. After an exception nothing is waited for: it equals a crash.
     """
     cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - before anything runs
-    database = await open_database(
+    meter = meter or Meter()
+    database, check_head = await open_database(
         cache_dir / "db.sqlite",
-        store=store,
+        store=Retrying(store, meter=meter, attempts=OPENING_ATTEMPTS, sleep=sleep_in_all(OPENING_PATIENCE_S)),
         superblock=superblock,
         keyring=keyring,
         read_only=options.read_only,
@@ -251,6 +276,8 @@ async def open_engine(
                 cache_dir=cache_dir,
                 nursery=nursery,
                 clock_ns=clock_ns,
+                meter=meter,
+                check_head=check_head,
             )
             try:
                 await engine.start(nursery)
@@ -258,6 +285,7 @@ async def open_engine(
                 if engine.gate.failure is None and not options.read_only:
                     await engine.housekeeper.finish(_HOUSEKEEPING_S)  # it must not change rows behind the last cut
                     await engine.sync()
+                    await engine.shipper.wait_base()
                     await engine.committer.commit()  # the head has moved: make that durable as well
             finally:
                 engine.disk.stop()

@@ -18,6 +18,9 @@ from cubefs.model import PackState
 
 log = logging.getLogger(__name__)
 
+TELL_AFTER_S = 2.0  # a pack at 4 MB/s: nothing stored for longer is worth a line in the log
+TELL_AGAIN_NS = 600 * 10**9
+
 
 class _Local:
     """What is known of one local pack file."""
@@ -50,6 +53,8 @@ class LocalPacks:
         self._uncommitted: set[bytes] = set()
         self._committing: set[bytes] = set()
         self._shrunk = trio.Event()
+        self._told_ns = -TELL_AGAIN_NS
+        self.waiting_count = 0  # writers who wait until the store has taken more
 
     def load(self) -> None:
         """Read the index from the database (at mount, after recovery)."""
@@ -120,8 +125,27 @@ class LocalPacks:
 
     async def wait_not_full(self) -> None:
         """Wait until packs that cannot be evicted leave room."""
-        while self.is_full_of_dirty:
+        self.waiting_count += 1
+        try:
+            while self.is_full_of_dirty:
+                await self._tell_and_wait()
+        finally:
+            self.waiting_count -= 1
+
+    async def _tell_and_wait(self) -> None:
+        """Wait for a change; a wait that is longer than a slow line explains is told, now and then."""
+        with trio.move_on_after(TELL_AFTER_S):
             await self._shrunk.wait()
+            return
+        now_ns = self._clock_ns()
+        if now_ns - self._told_ns >= TELL_AGAIN_NS:
+            self._told_ns = now_ns
+            log.warning(
+                "writers wait: %d bytes in the cache directory are not stored yet, its limit is %d bytes"
+                " (`cubefs status` says what the store answers)",
+                self.dirty_bytes,
+                self.limit_bytes,
+            )
 
     async def evict(self, *, target_bytes: int | None = None) -> int:
         """Delete stored packs, least recently used first, until at most `target_bytes` are left.
@@ -152,4 +176,7 @@ class LocalPacks:
 
     def _delete_files(self, salts: list[bytes]) -> None:
         for salt in salts:
-            self.files.delete(salt)
+            try:
+                self.files.delete(salt)
+            except OSError as error:  # the next mount removes what no row names
+                log.warning("cannot delete %s: %s", self.files.path(salt), error.strerror)

@@ -26,13 +26,10 @@ from typing import NamedTuple
 
 from cubefs.db import image as database_image
 from cubefs.errors import (
-    FencedError,
     IntegrityError,
     LocalDiskError,
     LocalDiskFullError,
-    ObjectExistsError,
     ObjectMissingError,
-    StoreLiesError,
     UnsupportedVersionError,
 )
 from cubefs.format import envelope, log, names
@@ -151,26 +148,6 @@ def after(head: Head, body: bytes) -> Head:
     return head._replace(seq=head.seq + 1, chain_hash=object_hash(body), log_bytes=head.log_bytes + len(body))
 
 
-def ship(store: Store, *, seq: int, body: bytes) -> None:
-    """Put a sealed log object; on return it is in the store, read back. May be repeated with the same bytes.
-
-    Raises FencedError when another writer's object has that number.
-    """
-    name = names.meta(seq)
-    try:
-        put_new_verified(store, name, body)
-        return
-    except (ObjectExistsError, StoreLiesError) as error:
-        if not _holds_damaged_copy(store, name, body):
-            if isinstance(error, StoreLiesError):
-                raise
-            raise FencedError(
-                f"another machine has written {name} to {store.describe()}: it has taken this file system "
-                "over, this one must not write any more"
-            ) from error
-    put_verified(store, name, body)  # the name is ours, so the damage can be put right
-
-
 def tail(store: Store, head: Head, *, log_key: bytes, uuid: bytes) -> Iterator[LogObject]:
     """Yield the log objects behind `head`, in order, up to the last; none when `head` is the last.
 
@@ -199,27 +176,6 @@ def open_log_object(body: bytes, head: Head, *, log_key: bytes, uuid: bytes) -> 
         if opened.previous != head.chain_hash:
             raise IntegrityError("the object does not continue the metadata log that precedes it")
         return LogObject(after(head, body), log.decode_records(opened.body))
-
-
-def check_head(store: Store, head: Head) -> None:
-    """Check that the store still holds the log that this machine knows, up to and including `head`.
-
-    Raises IntegrityError when the object of that number is gone (the store was rolled back) or has other
-    bytes (a fork).
-    """
-    name = names.meta(head.seq) if head.seq else names.SUPERBLOCK
-    try:
-        is_same = object_hash(store.get(name)) == head.chain_hash
-    except ObjectMissingError as error:
-        raise IntegrityError(
-            f"{name} is missing from {store.describe()}, though this machine has seen it there: the store was "
-            "set back to an older state"
-        ) from error
-    if not is_same:
-        raise IntegrityError(
-            f"{name} in {store.describe()} is not the one that this machine knows: the file system was forked "
-            "or replaced"
-        )
 
 
 # -- rebuilding -----------------------------------------------------------------------------------------------
@@ -376,18 +332,6 @@ def _is_gap(store: Store, missing_seq: int) -> bool:
     except ObjectMissingError as error:
         raise IntegrityError(f"{name} is missing from {store.describe()}, though {found} exists") from error
     return True
-
-
-def _holds_damaged_copy(store: Store, name: str, body: bytes) -> bool:
-    """Tell whether the store holds our own object, spoilt on its way, and not another writer's.
-
-    The header ends with a random salt: nobody else's object shares it.
-    """
-    try:
-        stored = store.get(name)
-    except ObjectMissingError:
-        return False
-    return body.startswith(stored) or stored[: envelope.HEADER_BYTES] == body[: envelope.HEADER_BYTES]
 
 
 def _publish(partial: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,11 +20,13 @@ from cubefs.db.blocks import Blocks
 from cubefs.db.database import Database
 from cubefs.db.extents import Piece
 from cubefs.engine.localpacks import LocalPacks
+from cubefs.engine.trouble import Trouble
 from cubefs.errors import (
     CubefsError,
     IntegrityError,
     LocalDiskError,
     ObjectMissingError,
+    StoreDeniedError,
     StoreError,
     StoreUnavailableError,
 )
@@ -32,6 +35,7 @@ from cubefs.format.keys import Keyring, object_hash
 from cubefs.format.pack import PackCipher
 from cubefs.model import FRAME_MAX_BYTES, MIB, FrameInfo, PackState
 from cubefs.store.base import Store
+from cubefs.store.retry import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +45,11 @@ _FRAMES_AHEAD = 3
 _PACKS_AHEAD = 2
 _DECODERS = 2
 _FETCHERS = 8
+_FETCH_ATTEMPTS = 3  # what arrives with wrong bytes, or is missing, may be right a moment later
+_FETCH_AGAIN_S = 0.5
+_BAD_S = 300.0  # so long a pack found missing or damaged is not asked for as a whole again: others would wait
+_PAUSE_FIRST_S = 0.2
+_PAUSE_MAX_S = 5.0  # between attempts for a reader who waits for the store
 
 
 class ReadStatistics(NamedTuple):
@@ -56,7 +65,7 @@ class ReadStatistics(NamedTuple):
 class _Pack:
     """What is needed to read from one pack."""
 
-    __slots__ = ("cipher", "fetch_count", "frames", "id", "is_damaged", "name", "salt")
+    __slots__ = ("bad_until_s", "cipher", "fetch_count", "frames", "id", "is_missing", "name", "salt")
 
     def __init__(
         self, id: int, salt: bytes, name: bytes | None, cipher: PackCipher, frames: dict[int, FrameInfo]
@@ -67,7 +76,14 @@ class _Pack:
         self.cipher = cipher
         self.frames = frames
         self.fetch_count = 0  # local copies made: what one reader found wrong may have been replaced by another
-        self.is_damaged = False  # the store's copy is not what was written: only frames that authenticate serve
+        # the store's copy is not what was written: until then only frames that authenticate serve
+        self.bad_until_s = -math.inf
+        self.is_missing = False  # as of then
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether the whole object need not be asked for."""
+        return trio.current_time() < self.bad_until_s
 
 
 class _Flight:
@@ -114,6 +130,9 @@ class BlockReader:
         self._decoders = trio.CapacityLimiter(_DECODERS)
         self._fetchers = trio.CapacityLimiter(_FETCHERS)
         self._decoded = self._hits = self._fetched = self._fetched_bytes = self._damaged = 0
+        self._rng = random.Random()
+        self.waiting_count = 0  # readers who wait because the store fails
+        self.trouble = Trouble(log, work="reading from the store", clock_ns=clock_ns)
 
     def statistics(self) -> ReadStatistics:
         """Return the counters."""
@@ -154,10 +173,11 @@ class BlockReader:
             self._look_ahead(pack, number)
             try:
                 with trio.fail_after(self._timeout_s):
-                    data = await self._share_decode(pack, number)
+                    data = await self._wait_decode(pack, number)
             except trio.TooSlowError:
-                error = StoreUnavailableError(f"no answer from {self._store.describe()} in {self._timeout_s:.0f} s")
-                raise error from None
+                why = self.trouble.last_error or "no answer"
+                store = self._store.describe()
+                raise StoreUnavailableError(f"{store} did not deliver in {self._timeout_s:.0f} s: {why}") from None
             except IntegrityError:
                 if block is not None:
                     with self._db.operation():
@@ -166,6 +186,23 @@ class BlockReader:
         return data
 
     # -- decoding ----------
+
+    async def _wait_decode(self, pack: int, number: int) -> bytes:
+        """Get a frame; while the store fails in a way that may pass, go on asking (the caller has a deadline)."""
+        backoff = Backoff(_PAUSE_FIRST_S, _PAUSE_MAX_S, self._rng)
+        waits = False
+        try:
+            while True:
+                try:
+                    return await self._share_decode(pack, number)
+                except StoreError as error:
+                    if not (error.retryable or isinstance(error, StoreDeniedError)):
+                        raise
+                    self.waiting_count += not waits
+                    waits = True
+                    await trio.sleep(backoff.next_s())
+        finally:
+            self.waiting_count -= waits
 
     async def _share_decode(self, pack: int, number: int) -> bytes:
         key = (pack, number)
@@ -220,6 +257,8 @@ class BlockReader:
                 await self._forget_local(pack)
         if pack.name is None:
             raise IntegrityError(f"pack {pack.salt.hex()} was never completed and its local file is gone")
+        if pack.is_damaged and pack.is_missing:
+            raise IntegrityError(f"{names.pack(pack.name)} is missing from {self._store.describe()}")
         if not pack.is_damaged:
             if not self._local.has(pack.salt):
                 await self._share_fetch(pack)
@@ -241,18 +280,28 @@ class BlockReader:
         """Read one frame from the store's copy, which is damaged or could not be kept locally."""
         assert pack.name is not None
         name = names.pack(pack.name)
-        try:
+        for attempt in range(_FETCH_ATTEMPTS):
             try:
-                stored = self._store.get_range(name, start=frame.pack_offset, length=frame.stored_bytes)
-            except StoreError as error:
-                if self._store.head(name).size_bytes < frame.pack_offset + frame.stored_bytes:
-                    raise IntegrityError("the object ends before it") from error
+                return self._read_range(name, pack.cipher, number, frame)
+            except IntegrityError as error:
+                if attempt == _FETCH_ATTEMPTS - 1:
+                    self._damaged += 1
+                    log.error("%s in %s is damaged: frame %d: %s", name, self._store.describe(), number, error)
+                    raise IntegrityError(f"{name}: frame {number}: {error}") from error
+        raise AssertionError("unreachable")
+
+    def _read_range(self, name: str, cipher: PackCipher, number: int, frame: FrameInfo) -> bytes:
+        try:
+            stored = self._store.get_range(name, start=frame.pack_offset, length=frame.stored_bytes)
+        except ObjectMissingError as error:
+            raise IntegrityError(str(error)) from error
+        except StoreError as error:
+            if error.retryable:
                 raise
-            return pack.cipher.open_frame(number, stored, plain_bytes=frame.plain_bytes)
-        except IntegrityError as error:
-            self._damaged += 1
-            log.error("%s in %s is damaged: frame %d: %s", name, self._store.describe(), number, error)
-            raise IntegrityError(f"{name}: frame {number}: {error}") from error
+            if self._store.head(name).size_bytes < frame.pack_offset + frame.stored_bytes:
+                raise IntegrityError("the object ends before it") from error
+            raise
+        return cipher.open_frame(number, stored, plain_bytes=frame.plain_bytes)
 
     def _get_pack(self, pack_id: int, number: int) -> _Pack:
         pack = self._packs.get(pack_id)
@@ -289,34 +338,17 @@ class BlockReader:
         assert pack.name is not None
         name = names.pack(pack.name)
         try:
-            data = await trio.to_thread.run_sync(
-                self._store.get, name, limiter=self._fetchers, abandon_on_cancel=True
-            )
-            self._fetched += 1
-            self._fetched_bytes += len(data)
-            if await trio.to_thread.run_sync(object_hash, data, limiter=self._decoders) != pack.name:
-                log.error("%s in %s is damaged: its bytes do not match its name", name, self._store.describe())
-                pack.is_damaged = True
-                return
-            try:
-                await trio.to_thread.run_sync(
-                    self._local.files.write_fetched, pack.salt, data, limiter=self._decoders
-                )
-            except LocalDiskError as error:
-                log.warning("cannot keep %s in the local cache: %s", name, error)
-                return
-            with self._db.operation():
-                self._blocks.insert_local(pack.salt, size_bytes=len(data), now_ns=self._clock_ns())
-            self._local.add(pack.salt, PackState.STORED, len(data))
-            pack.fetch_count += 1
-            if self._local.total_bytes > self._local.limit_bytes:
-                await self._local.evict()
+            data = await self._fetch_patiently(pack, name)
+            if data is not None:
+                await self._keep(pack, name, data)
         except ObjectMissingError as error:
             log.error("%s is missing from %s", name, self._store.describe())
             self._damaged += 1
+            pack.is_missing = True
+            pack.bad_until_s = trio.current_time() + _BAD_S
             flight.error = IntegrityError(str(error))
         except CubefsError as error:
-            log.error("cannot get %s: %s", name, error)
+            self.trouble.failed(error)
             flight.error = error
         except Exception as error:
             log.exception("fetching %s failed", name)
@@ -324,6 +356,44 @@ class BlockReader:
         finally:
             del self._fetching[pack.id]
             flight.done.set()
+
+    async def _fetch_patiently(self, pack: _Pack, name: str) -> bytes | None:
+        """Return the pack as it was written; None when its bytes are wrong again and again."""
+        for attempt in range(_FETCH_ATTEMPTS):
+            is_last = attempt == _FETCH_ATTEMPTS - 1
+            try:
+                data = await trio.to_thread.run_sync(
+                    self._store.get, name, limiter=self._fetchers, abandon_on_cancel=True
+                )
+            except ObjectMissingError:  # a store that is consistent only eventually
+                if is_last:
+                    raise
+            else:
+                self._fetched += 1
+                self._fetched_bytes += len(data)
+                if await trio.to_thread.run_sync(object_hash, data, limiter=self._decoders) == pack.name:
+                    self.trouble.worked()
+                    return data
+                del data
+            if not is_last:
+                await trio.sleep(_FETCH_AGAIN_S)
+        log.error("%s in %s is damaged: its bytes do not match its name", name, self._store.describe())
+        pack.is_missing = False
+        pack.bad_until_s = trio.current_time() + _BAD_S
+        return None
+
+    async def _keep(self, pack: _Pack, name: str, data: bytes) -> None:
+        try:
+            await trio.to_thread.run_sync(self._local.files.write_fetched, pack.salt, data, limiter=self._decoders)
+        except LocalDiskError as error:
+            log.warning("cannot keep %s in the local cache: %s", name, error)
+            return
+        with self._db.operation():
+            self._blocks.insert_local(pack.salt, size_bytes=len(data), now_ns=self._clock_ns())
+        self._local.add(pack.salt, PackState.STORED, len(data))
+        pack.fetch_count += 1
+        if self._local.total_bytes > self._local.limit_bytes:
+            await self._local.evict()
 
     # -- ahead of the reader ----------
 

@@ -37,6 +37,7 @@ class Rebaser:
         self._uuid = uuid
         self._pinned: tuple[int, PinnedImage] | None = None
         self._is_writing = False
+        self._idle = trio.Event()
 
     @staticmethod
     def is_due(head: Head) -> bool:
@@ -69,19 +70,28 @@ class Rebaser:
             return head
         # from here on the image belongs to the worker: a cut made meanwhile must not close it
         image, self._pinned, self._is_writing = self._pinned[1], None, True
+        self._idle = trio.Event()
         target = self._path.with_name("base.image")
         try:
             self._check_room()
-            base_bytes = await trio.to_thread.run_sync(self._write, image, target, head)
+            await trio.to_thread.run_sync(image.write, target)
+            image.close()  # the upload may take long, and a pinned state keeps the WAL from being emptied
+            base_bytes = await trio.to_thread.run_sync(self._upload, target, head, abandon_on_cancel=True)
         except CubefsError as error:
             log.warning("no new base was written: %s", error)
             return head
         finally:
             self._is_writing = False
+            self._idle.set()
             image.close()
             target.unlink(missing_ok=True)
         log.info("wrote a base of %d bytes at log object %d", base_bytes, head.seq)
         return head._replace(log_bytes=0, base_bytes=base_bytes)
+
+    async def wait_idle(self) -> None:
+        """Wait until no base is being written."""
+        if self._is_writing:
+            await self._idle.wait()
 
     def _check_room(self) -> None:
         """Raise LocalDiskFullError when the two copies made on the way could fill the disk of the cache."""
@@ -89,9 +99,7 @@ class Rebaser:
         if shutil.disk_usage(self._path.parent).free < needed:
             raise LocalDiskFullError(f"it would need {needed} bytes of free space in {self._path.parent}")
 
-    def _write(self, image: PinnedImage, target: Path, head: Head) -> int:
-        image.write(target)
-        image.close()  # the upload may take long, and a pinned state keeps the WAL from being emptied
+    def _upload(self, target: Path, head: Head) -> int:
         return metalog.write_base(
             self._store,
             log_key=self._keyring.log_key,

@@ -81,7 +81,7 @@ class Sealer:
         chunking: Chunking,
         gate: Gate,
         clock_ns: Callable[[], int],
-        verified_how: str,
+        choose_verification: Callable[[], str],
     ) -> None:
         self._db = database
         self._tree = tree
@@ -93,7 +93,7 @@ class Sealer:
         self._aligned = chunking is Chunking.FIXED
         self._gate = gate
         self._clock_ns = clock_ns
-        self._verified_how = verified_how
+        self._choose_verification = choose_verification
         self.pack_lock = trio.Lock()  # append and apply happen under it, as one; so does closing a pack
         self._queue: dict[int, FileState] = {}
         self._queue_bytes = 0
@@ -362,7 +362,8 @@ class Sealer:
 
     def _record_closed(self, salt: bytes, name: bytes, size_bytes: int) -> tuple[int, bytes, bytes]:
         pack = self._pack_ids.pop(salt)
-        self._blocks.close_pack(pack, salt=salt, name=name, size_bytes=size_bytes, verified_how=self._verified_how)
+        how = self._choose_verification()
+        self._blocks.close_pack(pack, salt=salt, name=name, size_bytes=size_bytes, verified_how=how)
         return pack, salt, name
 
     async def close_pack(self) -> None:

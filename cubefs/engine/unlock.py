@@ -8,6 +8,8 @@ Synchronous, for worker threads: the key derivation takes time and memory on pur
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from cubefs.errors import NotCubefsError, ObjectMissingError
 from cubefs.format import keys, names
@@ -45,17 +47,39 @@ def read_slots(store: Store) -> dict[str, bytes]:
     return slots
 
 
-def unlock(store: Store, secret_text: str) -> tuple[Superblock, bytes, Keyring]:
-    """Open the file system with a passphrase or its recovery key: superblock, its object's bytes, keys.
+class Locks(NamedTuple):
+    """What a passphrase opens: everything needed from the store before the first look at its metadata."""
 
-    Raises as `read_superblock`; WrongPassphraseError when no slot opens; IntegrityError when there is no
-    usable slot.
-    """
-    superblock, superblock_bytes = read_superblock(store)
+    superblock_bytes: bytes
+    slots: Mapping[str, bytes]  # object name to bytes
+
+    @property
+    def superblock(self) -> Superblock:
+        """The superblock. Raises as `read_superblock`."""
+        return Superblock.decode(self.superblock_bytes)
+
+
+def fetch_locks(store: Store) -> Locks:
+    """Read superblock and key slots. Raises as `read_superblock`; NotCubefsError when there are no slots."""
+    _, superblock_bytes = read_superblock(store)
     slots = read_slots(store)
     if not slots:
         raise NotCubefsError(
             f"{store.describe()} has lost its key slots ({names.KEYS}*): without a copy of one, nobody can open it"
         )
-    master = keys.unlock(slots, secret_text=secret_text, uuid=superblock.uuid)
-    return superblock, superblock_bytes, Keyring.from_master(master)
+    return Locks(superblock_bytes, slots)
+
+
+def open_locks(locks: Locks, secret_text: str) -> Keyring:
+    """Open with a passphrase or the recovery key: the file system's keys.
+
+    WrongPassphraseError when no slot opens; IntegrityError when there is no usable slot.
+    """
+    master = keys.unlock(locks.slots, secret_text=secret_text, uuid=locks.superblock.uuid)
+    return Keyring.from_master(master)
+
+
+def unlock(store: Store, secret_text: str) -> tuple[Superblock, bytes, Keyring]:
+    """Fetch and open in one go: superblock, its object's bytes, keys. Raises as `fetch_locks`, `open_locks`."""
+    locks = fetch_locks(store)
+    return locks.superblock, locks.superblock_bytes, open_locks(locks, secret_text)

@@ -23,6 +23,7 @@ from cubefs.fs.reports import Reports
 from cubefs.fs.views import Views
 from cubefs.model import NAME_MAX_BYTES, SNAPDIR_INODE, Attr, Caller, Snapshot
 from cubefs.store.base import Store
+from cubefs.store.meter import Meter
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,20 @@ async def open_filesystem(
     keyring: Keyring,
     cache_dir: Path,
     clock_ns: Callable[[], int] = time.time_ns,
+    meter: Meter | None = None,
 ) -> AsyncIterator[FileSystem]:
-    """Open a file system. On a clean exit everything accepted is in the store; see `open_engine`."""
+    """Open a file system. On a clean exit everything accepted is in the store; see `open_engine`.
+
+    meter: counts what happens with the store; the one of the store's throttle, so that there is one list.
+    """
     async with open_engine(
-        options, store=store, superblock=superblock, keyring=keyring, cache_dir=cache_dir, clock_ns=clock_ns
+        options,
+        store=store,
+        superblock=superblock,
+        keyring=keyring,
+        cache_dir=cache_dir,
+        clock_ns=clock_ns,
+        meter=meter,
     ) as engine:
         filesystem = FileSystem(engine, snapdir_hidden=options.snapdir_hidden)
         filesystem.start()

@@ -18,6 +18,7 @@ _BLOCK_BYTES = 4096
 _UNBOUNDED_BYTES = 1 << 50  # an object store without a known limit: say 1 PiB is free
 _FILES_MAX = 1 << 40  # inode numbers
 _REMEMBER_S = 2.0
+NOT_CHECKED = "the store could not be reached when mounting: whether another machine has written since"
 
 
 class Reports:
@@ -72,6 +73,7 @@ class Reports:
         outbox_count, outbox_bytes = engine.outbox.size()
         waiting_ns = engine.outbox.first_waiting_ns()
         reads = engine.reader.statistics()
+        troubles = (engine.uploader.trouble, engine.shipper.trouble, engine.reader.trouble)
         return {
             "uuid": engine.uuid.hex(),
             "store": engine.store.describe(),
@@ -83,6 +85,8 @@ class Reports:
             "dirty_bytes": engine.files.limit.used_bytes,
             "dirty_limit_bytes": engine.files.limit.limit_bytes,
             "writers_waiting": engine.files.limit.waiting_count,
+            "writers_waiting_for_store": engine.local.waiting_count,
+            "readers_waiting_for_store": engine.reader.waiting_count,
             "cache_bytes": engine.local.total_bytes,
             "cache_limit_bytes": engine.local.limit_bytes,
             "cache_disk_full": engine.disk.is_full,
@@ -95,7 +99,13 @@ class Reports:
             "commits": engine.committer.commit_count,
             "uploaded_packs": engine.uploader.uploaded_count,
             "uploaded_bytes": engine.uploader.uploaded_bytes,
-            "store_error": engine.uploader.last_error or engine.shipper.last_error,
+            "parallel_uploads": engine.uploader.parallel_uploads,
+            "verify": str(engine.options.verify),
+            "settle_s": engine.options.settle_s,
+            "not_checked": NOT_CHECKED if engine.shipper.is_unchecked else None,
+            "store_error": next((trouble.last_error for trouble in troubles if trouble.last_error), None),
+            "store_error_since_ns": min((t.since_ns for t in troubles if t.since_ns is not None), default=None),
+            "store_traffic": dict(engine.meter.statistics()),
             "packs_fetched": reads.packs_fetched,
             "bytes_fetched": reads.bytes_fetched,
             "frames_decoded": reads.frames_decoded,

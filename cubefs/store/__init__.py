@@ -9,30 +9,49 @@ import os
 from pathlib import Path
 
 from cubefs.errors import NotCubefsError, StoreDeniedError, StoreError, UsageError
-from cubefs.store.base import ObjectInfo, Store
+from cubefs.store.base import ObjectInfo, Pace, Store
 from cubefs.store.local import LocalStore
+from cubefs.store.throttle import Throttle, Throttled
 
 __all__ = ["ObjectInfo", "Store", "open_store"]
 
-SCHEMES = ("local",)
+SCHEMES = ("local", "s3", "swift")
 
 
-def open_store(url: str, *, create: bool = False) -> Store:
-    """Open the store at `url`; with `create` (mkfs) a missing local directory is made.
+def open_store(url: str, *, create: bool = False, throttle: Throttle | None = None) -> Store:
+    """Open the store at `url`; with `create` (mkfs) a missing local directory is made, never a bucket.
 
-    Raises UsageError for a URL we do not understand, NotCubefsError when there is no such store, StoreError
-    when it cannot be reached.
+    No object is asked for: a wrong bucket or password shows with the first call. With `throttle` all calls go
+    at the speed it allows. Raises UsageError for a URL we do not understand or credentials that are missing,
+    NotCubefsError when a local directory is not there, StoreError when it cannot be opened.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
-        raise UsageError(f"not a store URL: {url!r}; write it as local:///absolute/directory")
+        raise UsageError(
+            f"not a store URL: {url!r}; write local:///absolute/directory, s3://bucket/prefix or"
+            " swift://container/prefix"
+        )
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise UsageError(f"unknown kind of store {scheme!r} in {url!r}; this version knows {known}")
-    return _open_local(url, rest, create=create)
+        raise UsageError(f"unknown kind of store {scheme!r}; this version knows {known}")
+    store = _open_driver(scheme, url, rest, create=create, pace=throttle)
+    return store if throttle is None else Throttled(store, throttle)
 
 
-def _open_local(url: str, rest: str, *, create: bool) -> Store:
+def _open_driver(scheme: str, url: str, rest: str, *, create: bool, pace: Pace | None) -> Store:
+    """Load only the library that is needed: boto3 alone takes as long as everything else."""
+    if scheme == "s3":
+        from cubefs.store.s3 import open_s3
+
+        return open_s3(url, pace=pace)
+    if scheme == "swift":
+        from cubefs.store.swift import open_swift
+
+        return open_swift(url, pace=pace)
+    return _open_local(url, rest, create=create, pace=pace)
+
+
+def _open_local(url: str, rest: str, *, create: bool, pace: Pace | None) -> Store:
     """Open `local:///dir`. The path is made absolute and normal, so that one store has one URL."""
     if not rest.startswith("/"):
         raise UsageError(
@@ -58,4 +77,4 @@ def _open_local(url: str, rest: str, *, create: bool) -> Store:
         raise NotCubefsError(f"no store at {url}: that is not a directory") from None
     except OSError as error:
         raise StoreError(f"cannot open {url}: {error.strerror}") from error
-    return LocalStore(root)
+    return LocalStore(root, pace=pace)

@@ -10,14 +10,14 @@ What every driver owes:
 - An object appears whole or not at all, and is never changed except by another `put` of the whole.
 - When `put` or `put_new` has returned, the object survives a power cut of the store and every later call,
   from any machine, sees it. After an error the object may be there or not.
-- Raises only StoreError and its subclasses; those marked retryable may go away by themselves. The message
-  names the object and the store.
+- Raises only StoreError and its subclasses (and what a pace raises to give up, see `GivenUpError`); those marked
+  retryable may go away by themselves. The message names the object and the store.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from cubefs.errors import StoreError
@@ -40,6 +40,30 @@ class ObjectInfo(NamedTuple):
     modified_ns: int  # by the store's clock, whose resolution may be a second
 
 
+class GivenUpError(Exception):
+    """Raised by a `Pace` whose waiting is over for good: somebody wants to stop. Drivers let it through."""
+
+
+class Pace(Protocol):
+    """What a driver asks about the speed of bodies: it moves them in small parts while a limit is set.
+
+    Thread-safe; shared by all calls of a driver. `throttle.Throttle` is the one that limits. Limits may come and go
+    while a body is under way, so that a driver asks again for every part. Waiting may raise GivenUpError.
+    """
+
+    def is_limited_up(self) -> bool:
+        """Whether the next part of a body sent must be small and announced by `sending`."""
+
+    def is_limited_down(self) -> bool:
+        """Whether the next part of a body received must be small and reported to `received`."""
+
+    def sending(self, byte_count: int) -> None:
+        """Wait until `byte_count` more bytes may be sent."""
+
+    def received(self, byte_count: int) -> None:
+        """Count bytes that have arrived; wait until more may be asked for."""
+
+
 class Store(Protocol):
     """An object store. See the module's text for what holds for every method."""
 
@@ -53,8 +77,11 @@ class Store(Protocol):
         the caller finds out by reading back (`verify.put_new_verified`).
         """
 
-    def get(self, name: str) -> bytes:
-        """Return the whole object. ObjectMissingError; StoreError for one longer than OBJECT_MAX_BYTES."""
+    def get(self, name: str, *, newest: bool = False) -> bytes:
+        """Return the whole object. ObjectMissingError; StoreError for one longer than OBJECT_MAX_BYTES.
+
+        newest: for reading back; ask for the newest version where the store can be asked (Swift's X-Newest).
+        """
 
     def get_range(self, name: str, *, start: int, length: int) -> bytes:
         """Return exactly the bytes [start, start + length).
@@ -62,8 +89,8 @@ class Store(Protocol):
         Raises ObjectMissingError, or StoreError when the object ends earlier.
         """
 
-    def head(self, name: str) -> ObjectInfo:
-        """Return size and time of an object. Raises ObjectMissingError."""
+    def head(self, name: str, *, newest: bool = False) -> ObjectInfo:
+        """Return size and time of an object; `newest` as for `get`. Raises ObjectMissingError."""
 
     def list(self, prefix: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
         """Yield the objects whose names start with `prefix` and are greater than `start_after`.
@@ -74,6 +101,9 @@ class Store(Protocol):
 
     def delete(self, name: str) -> None:
         """Remove an object. One that is not there is fine."""
+
+    def delete_many(self, names: Iterable[str]) -> None:
+        """Remove objects, in as few requests as the store allows. After an error some are gone."""
 
     def describe(self) -> str:
         """Return the URL, without secrets, for messages."""

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from cubefs.errors import (
@@ -29,9 +30,12 @@ from cubefs.errors import (
     StoreFullError,
     StoreUnavailableError,
 )
+from cubefs.model import MIB
 from cubefs.store import base
-from cubefs.store.base import ObjectInfo
+from cubefs.store.base import ObjectInfo, Pace
+from cubefs.store.pace import PART_BYTES, Unpaced, receive
 
+FREE_PART_BYTES = 16 * MIB  # moved at a time while there is no limit: a disk does that in a moment
 TEMPORARY_PREFIX = ".tmp-"
 TEMPORARY_AGE_NS = 24 * 3600 * 10**9  # older ones belong to nobody any more: no put takes a day
 FILE_MODE = 0o600  # sealed, but still nobody else's business
@@ -51,10 +55,11 @@ _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 class LocalStore:
     """The driver for `local:///directory`. Implements `base.Store`."""
 
-    def __init__(self, root: Path, *, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, root: Path, *, clock: Callable[[], int] = time.time_ns, pace: Pace | None = None) -> None:
         """Open the store in the existing directory `root` (absolute)."""
         self._root = root
         self._clock = clock
+        self._pace = pace or Unpaced()
         self._lock = threading.Lock()
         self._durable: set[str] = {""}  # directories whose own entry is known to be on disk
         self._swept = False
@@ -71,31 +76,27 @@ class LocalStore:
         """Link a durable temporary file to the name."""
         self._create(name, data, lambda temporary: self._link(temporary, name))
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, *, newest: bool = False) -> bytes:
         """Read the whole file."""
         base.check_name(name)
         with self._translated(name), (self._root / name).open("rb", buffering=0) as file:
             size_bytes = os.fstat(file.fileno()).st_size
             if size_bytes > base.OBJECT_MAX_BYTES:
                 raise StoreError(f"{name} in {self.describe()} is {size_bytes} bytes long: not one of ours")
-            return file.readall()
+            return self._read(file, size_bytes)
 
     def get_range(self, name: str, *, start: int, length: int) -> bytes:
         """Read a range of the file."""
         base.check_name(name)
         base.check_range(name, start=start, length=length)
         with self._translated(name), (self._root / name).open("rb", buffering=0) as file:
-            data = os.pread(file.fileno(), length, start)
-            while 0 < len(data) < length:  # a signal or a network file system may cut a read short
-                more = os.pread(file.fileno(), length - len(data), start + len(data))
-                if not more:
-                    break
-                data += more
+            file.seek(start)
+            data = self._read(file, length)
         if len(data) != length:
             raise StoreError(f"{name} in {self.describe()} ends before byte {start + length}")
         return data
 
-    def head(self, name: str) -> ObjectInfo:
+    def head(self, name: str, *, newest: bool = False) -> ObjectInfo:
         """Ask the file system for size and time."""
         base.check_name(name)
         with self._translated(name):
@@ -120,6 +121,11 @@ class LocalStore:
             path.unlink()
             _fsync_directory(path.parent)
 
+    def delete_many(self, names: Iterable[str]) -> None:
+        """Unlink one after the other."""
+        for name in names:
+            self.delete(name)
+
     def describe(self) -> str:
         """Return the URL."""
         return f"local://{self._root}"
@@ -135,6 +141,18 @@ class LocalStore:
         except OSError:
             return 0
         return status.f_bavail * status.f_frsize
+
+    def _read(self, file: io.FileIO, length: int) -> bytes:
+        """Read the next `length` bytes, fewer where the file ends: as fast as they may come."""
+        rest_bytes = length
+
+        def read(size: int) -> bytes:
+            nonlocal rest_bytes
+            part = file.read(min(size, rest_bytes))
+            rest_bytes -= len(part)
+            return part
+
+        return receive(read, length=length, pace=self._pace, free_part_bytes=FREE_PART_BYTES)
 
     def _find_identity(self) -> tuple[int, int] | None:
         """Return what tells the store's directory from an empty mount point of the same path."""
@@ -178,7 +196,11 @@ class LocalStore:
             try:
                 rest = memoryview(data).cast("B")
                 while rest:
-                    rest = rest[os.write(descriptor, rest) :]
+                    is_limited = self._pace.is_limited_up()
+                    part = rest[: PART_BYTES if is_limited else FREE_PART_BYTES]
+                    if is_limited:
+                        self._pace.sending(len(part))
+                    rest = rest[os.write(descriptor, part) :]
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)

@@ -31,6 +31,14 @@ class Contender(NamedTuple):
     measure: Callable[[Round], None]
 
 
+class Grounds(NamedTuple):
+    """Where contenders work, on the disk and in memory, and what they copy."""
+
+    work: Path
+    memory: Path
+    inputs: Inputs
+
+
 class Measured(NamedTuple):
     """The outcome of all rounds."""
 
@@ -39,12 +47,17 @@ class Measured(NamedTuple):
     results: Results
 
 
-def measure_contenders(scratch: Scratch, *, disk: Path, sizes: Sizes, rounds: int) -> Measured:
-    """Alternate the contenders over the rounds, on `disk` and in memory."""
+def prepare_grounds(scratch: Scratch, *, disk: Path, sizes: Sizes) -> Grounds:
+    """Make directories on `disk` and in memory, and the inputs."""
     work = scratch.directory(disk)
     memory = scratch.directory(_memory_place(sizes, otherwise=work))
     (memory / "source").mkdir()
-    inputs = make_inputs(memory / "source", sizes)
+    return Grounds(work, memory, make_inputs(memory / "source", sizes))
+
+
+def measure_contenders(scratch: Scratch, grounds: Grounds, *, disk: Path, rounds: int) -> Measured:
+    """Alternate the contenders over the rounds; on `disk` lies the source of the floor."""
+    work, memory, inputs = grounds
     contenders = _contenders(scratch, inputs, source_directory=disk)
     results = Results()
     for round_number in range(1, rounds + 1):

@@ -9,7 +9,7 @@ import filecmp
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -23,6 +23,13 @@ class Places(NamedTuple):
 
     disk: Path  # stores, repositories, caches
     memory: Path  # restores, and what the floor is backed by
+
+
+class Where(NamedTuple):
+    """A store that is not on the disk: its address as a contender wants it, and what lets it in."""
+
+    address: str
+    environment: Mapping[str, str]
 
 
 class MountedSystem(Protocol):
@@ -110,20 +117,17 @@ def mounted_round(system: MountedSystem, round_: Round) -> None:
         if row in system.rows:
             results.take(system.name, row, action)
 
-    def rsync(source: Path, target: Path) -> float:
-        return scratch.run(["rsync", "-a", f"{source}/", f"{target}/"]).seconds
-
     system.create(places)
     system.mount()
     os.sync()
-    take(Row.TREE_IN, lambda: rsync(inputs.tree, system.live() / "tree"))
-    take(Row.TREE_AGAIN, lambda: rsync(inputs.tree, system.live() / "tree"))
+    take(Row.TREE_IN, lambda: rsync(scratch, inputs.tree, system.live() / "tree"))
+    take(Row.TREE_AGAIN, lambda: rsync(scratch, inputs.tree, system.live() / "tree"))
     take(Row.TREE_SYNC, system.sync)
     take(Row.SNAPSHOT, system.snapshot)
     system.sync()
     take(Row.STORED, system.stored_bytes)
     os.sync()
-    take(Row.FILE_IN, lambda: _copy(scratch, inputs.file, system.live() / inputs.file.name))
+    take(Row.FILE_IN, lambda: copy(scratch, inputs.file, system.live() / inputs.file.name))
     take(Row.FILE_SYNC, system.sync)
     system.snapshot()
     take(Row.PEAK, system.peak_bytes)
@@ -131,13 +135,15 @@ def mounted_round(system: MountedSystem, round_: Round) -> None:
 
     def tree_out() -> float:
         drop_kernel_caches()
-        seconds = rsync(system.saved() / "tree", places.memory / "tree")
+        seconds = rsync(scratch, system.saved() / "tree", places.memory / "tree")
         check_same_tree(scratch, inputs.tree, places.memory / "tree")
         return seconds
 
     def file_out() -> float:
         drop_kernel_caches()
-        return _checked_copy(scratch, system.saved() / inputs.file.name, places.memory, inputs.file)
+        seconds = copy(scratch, system.saved() / inputs.file.name, places.memory / inputs.file.name)
+        check_same_file(inputs.file, places.memory / inputs.file.name)
+        return seconds
 
     for row, action in ((Row.TREE_OUT, tree_out), (Row.FILE_OUT, file_out)):
         if os.geteuid() == 0:
@@ -174,7 +180,7 @@ def program_round(program: BackupProgram, round_: Round) -> None:
         program.forget_cache()
         drop_kernel_caches()
         seconds = program.restore("file", places.memory)
-        _check_same_file(inputs.file, places.memory / inputs.file.name)
+        check_same_file(inputs.file, places.memory / inputs.file.name)
         return seconds
 
     take(Row.TREE_OUT, tree_out)
@@ -201,17 +207,18 @@ def used_bytes(path: Path) -> int:
     return disk_use_bytes(path)
 
 
-def _copy(scratch: Scratch, source: Path, target: Path) -> float:
+def rsync(scratch: Scratch, source: Path, target: Path) -> float:
+    """Copy a tree as users do; return the seconds."""
+    return scratch.run(["rsync", "-a", f"{source}/", f"{target}/"]).seconds
+
+
+def copy(scratch: Scratch, source: Path, target: Path) -> float:
+    """Copy a file as users do; return the seconds."""
     return scratch.run(["cp", source, target]).seconds
 
 
-def _checked_copy(scratch: Scratch, source: Path, directory: Path, original: Path) -> float:
-    seconds = _copy(scratch, source, directory / original.name)
-    _check_same_file(original, directory / original.name)
-    return seconds
-
-
-def _check_same_file(expected: Path, actual: Path) -> None:
+def check_same_file(expected: Path, actual: Path) -> None:
+    """Raise StepError when a restored file is not the same; remove it when it is."""
     if not filecmp.cmp(expected, actual, shallow=False):
         raise StepError(f"the restored {expected.name} differs")
     actual.unlink()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from contrib.demo.scratch import Scratch, StepError
-from tests.bench.flows import Places, used_bytes
+from tests.bench.flows import Places, Where, used_bytes
 from tests.bench.rows import Row
 
 PASSPHRASE = "not a secret: the repository lives for a minute"
@@ -53,7 +53,7 @@ BORG = Dialect(
 
 
 class Peer:
-    """A backup program as a contender, its repository and its cache on the disk."""
+    """A backup program as a contender, its cache and (unless told otherwise) its repository on the disk."""
 
     rows: tuple[Row, ...] = (
         Row.TREE_IN,
@@ -65,7 +65,9 @@ class Peer:
         Row.PEAK,
     )
 
-    def __init__(self, scratch: Scratch, dialect: Dialect) -> None:
+    def __init__(self, scratch: Scratch, dialect: Dialect, *, where: Where | None = None) -> None:
+        """Store in `where` instead of a directory on the disk."""
+        self._where = where
         self.name = dialect.program
         self._scratch = scratch
         self._dialect = dialect
@@ -95,7 +97,7 @@ class Peer:
         return self._run(self._dialect.restore, directory=target, name=name, target=str(target))
 
     def stored_bytes(self) -> int:
-        """Return the disk use of the repository."""
+        """Return the disk use of the repository, which must be a directory."""
         return used_bytes(self._repository)
 
     def peak_bytes(self) -> int:
@@ -103,10 +105,12 @@ class Peer:
         return self._peak_bytes
 
     def _run(self, words: Sequence[str], *, directory: Path, **values: str) -> float:
-        values |= {"repository": str(self._repository), "cache": str(self._cache)}
+        repository = self._where.address if self._where else str(self._repository)
+        values |= {"repository": repository, "cache": str(self._cache)}
+        environment = {key: text.format_map(values) for key, text in self._dialect.environment.items()}
         done = self._scratch.run(
             [self._dialect.program, *(word.format_map(values) for word in words)],
-            environment={key: text.format_map(values) for key, text in self._dialect.environment.items()},
+            environment={**environment, **(self._where.environment if self._where else {})},
             directory=directory,
         )
         self._peak_bytes = max(self._peak_bytes, done.peak_rss_bytes)

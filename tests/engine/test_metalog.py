@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cubefs.db import image
-from cubefs.engine import metalog, unlock
+from cubefs.engine import logend, metalog, unlock
 from cubefs.errors import (
     FencedError,
     IntegrityError,
@@ -291,7 +291,7 @@ def test_a_writer_at_work_is_no_gap(machine: LogMachine, other: LogMachine, faul
 
 def test_the_same_bytes_again_are_success(machine: LogMachine) -> None:
     body = machine.add_file(1)
-    metalog.ship(machine.store, seq=1, body=body)
+    logend.ship(machine.store, seq=1, body=body, log_key=machine.log_key, uuid=machine.uuid)
     assert machine.store.get(names.meta(1)) == body
 
 
@@ -311,7 +311,7 @@ def test_of_many_writers_one_wins(machine: LogMachine) -> None:
     def ship(body: bytes) -> None:
         barrier.wait()
         try:
-            metalog.ship(machine.store, seq=1, body=body)
+            logend.ship(machine.store, seq=1, body=body, log_key=machine.log_key, uuid=machine.uuid)
         except FencedError:
             fenced.append(body)
 
@@ -353,24 +353,24 @@ def test_a_lost_answer_is_success_on_retry(machine: LogMachine, faulty: FaultySt
     body = machine.seal()
     faulty.fail("put_new", StoreUnavailableError("no answer"), done=True)
     with pytest.raises(StoreUnavailableError):
-        metalog.ship(faulty, seq=1, body=body)
-    metalog.ship(faulty, seq=1, body=body)
+        logend.ship(faulty, seq=1, body=body, log_key=machine.log_key, uuid=machine.uuid)
+    logend.ship(faulty, seq=1, body=body, log_key=machine.log_key, uuid=machine.uuid)
     assert faulty.inner.get(names.meta(1)) == body
 
 
 def test_the_head_is_checked(machine: LogMachine, other: LogMachine) -> None:
-    metalog.check_head(machine.store, machine.head)
+    logend.check_head(machine.store, machine.head)
     machine.add_file(1)
-    metalog.check_head(machine.store, machine.head)
+    logend.check_head(machine.store, machine.head)
     forked = metalog.after(other.head, other.seal())
     with pytest.raises(IntegrityError, match=r"meta/0000000000000001.*forked"):
-        metalog.check_head(machine.store, forked)
+        logend.check_head(machine.store, forked)
     machine.store.delete(names.meta(1))
     with pytest.raises(IntegrityError, match=r"meta/0000000000000001 is missing.*older state"):
-        metalog.check_head(machine.store, machine.head)
+        logend.check_head(machine.store, machine.head)
     machine.store.put(names.SUPERBLOCK, b"cubefs\nversion 1\nuuid %032x\n" % 5)
     with pytest.raises(IntegrityError, match=r"cubefs.*forked"):
-        metalog.check_head(machine.store, other.head)
+        logend.check_head(machine.store, other.head)
 
 
 # -- bases that are interrupted -------------------------------------------------------------------------------

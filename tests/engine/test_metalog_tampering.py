@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from cubefs.engine import metalog
+from cubefs.engine import logend, metalog
 from cubefs.errors import IntegrityError, UnsupportedVersionError
 from cubefs.format import envelope, names
 from cubefs.format.keys import Keyring
@@ -187,7 +187,7 @@ def test_a_rollback_is_seen_by_a_machine_that_knows_better(scene: Scene, tmp_pat
     scene.store.delete(names.meta(LAST_SEQ))
     assert scene.rebuild(tmp_path / "older").seq == LAST_SEQ - 1
     with pytest.raises(IntegrityError, match=names.meta(LAST_SEQ)):
-        metalog.check_head(scene.store, newest)
+        logend.check_head(scene.store, newest)
 
 
 def test_an_exchanged_superblock(scene: Scene, theirs: Scene) -> None:
@@ -204,7 +204,7 @@ def test_another_line_of_the_same_file_system(scene: Scene, tmp_path: Path) -> N
     key = {"log_key": scene.keyring.log_key, "uuid": scene.uuid}
     for seq in range(4, LAST_SEQ + 1):
         body = metalog.seal_next(head, [], **key)  # type: ignore[arg-type]
-        metalog.ship(scene.store, seq=seq, body=body)
+        logend.ship(scene.store, seq=seq, body=body, log_key=scene.keyring.log_key, uuid=scene.uuid)
         head = metalog.after(head, body)
     assert scene.rebuild(tmp_path / "forked") == head
     scene.store.put(names.meta(5), old[names.meta(5)])

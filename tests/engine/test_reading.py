@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -9,7 +10,15 @@ from pathlib import Path
 import pytest
 import trio
 
-from cubefs.errors import IntegrityError, PosixError, StoreError, StoreUnavailableError
+from cubefs.errors import (
+    IntegrityError,
+    ObjectMissingError,
+    PosixError,
+    StoreBusyError,
+    StoreDeniedError,
+    StoreError,
+    StoreUnavailableError,
+)
 from cubefs.format import names
 from cubefs.fs.filesystem import FileSystem
 from cubefs.model import MIB, PackState
@@ -195,28 +204,101 @@ async def test_a_store_that_does_not_answer(place: Place) -> None:
         assert await read_all(fs, inode) == DATA
 
 
+DOWN = StoreUnavailableError("down")
+
+
 @pytest.mark.log_warnings
-async def test_reads_go_on_when_the_store_is_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [DOWN, StoreDeniedError("revoked"), StoreBusyError("busy", retry_after_s=0.01)])
+async def test_a_reader_waits_for_a_store_that_comes_back(
+    place: Place, monkeypatch: pytest.MonkeyPatch, error: StoreError
+) -> None:
     quick_retries(monkeypatch)
     inode = await store_file(place)
     store = FaultyStore(place.store())
     async with running(place.with_empty_cache("other"), store=store) as fs:
-        store.fail("get", StoreUnavailableError("down"), times=50)
-        with pytest.raises(StoreError):
-            await read_all(fs, inode)
-        store._failures.clear()
+        store.fail("get", error, times=20)
         assert await read_all(fs, inode) == DATA
         assert damaged_count(fs) == 0
+        assert fs.engine.reader.waiting_count == 0
+        assert fs.engine.reader.trouble.last_error is None
 
 
 @pytest.mark.log_warnings
-async def test_a_store_that_returns_wrong_bytes_once(place: Place) -> None:
+async def test_a_reader_waits_so_long_and_no_longer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The read fails with EIO, says why, and the next one goes on when the store is back."""
+    quick_retries(monkeypatch)
+    inode = await store_file(place)
+    store = FaultyStore(place.store())
+    async with running(place.with_empty_cache("other"), store=store, read_timeout_s=0.3) as fs:
+        store.fail("get", StoreDeniedError("credentials revoked"), times=100_000)
+        with pytest.raises(StoreUnavailableError, match=r"did not deliver in 0 s: credentials revoked") as caught:
+            await read_all(fs, inode)
+        assert caught.value.errno == errno.EIO
+        assert fs.counters()["store_error"] == "credentials revoked"
+        store._failures.clear()
+        assert await read_all(fs, inode) == DATA
+        assert damaged_count(fs) == 0
+        assert fs.counters()["store_error"] is None
+
+
+@pytest.mark.log_warnings
+async def test_waiting_readers_are_counted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick_retries(monkeypatch)
+    inode = await store_file(place)
+    store = FaultyStore(place.store())
+    async with running(place.with_empty_cache("other"), store=store) as fs, trio.open_nursery() as nursery:
+        store.fail("get", DOWN, times=100_000)
+        for _ in range(3):
+            nursery.start_soon(read_all, fs, inode)
+        await wait_until(lambda: fs.counters()["readers_waiting_for_store"] == 3)
+        store._failures.clear()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_store_that_returns_wrong_bytes_for_a_moment(
+    place: Place, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """They are asked for again: neither the pack nor its blocks count as damaged, and nobody is warned."""
+    quick_retries(monkeypatch)
     inode = await store_file(place)
     store = FaultyStore(place.store())
     async with running(place.with_empty_cache("other"), store=store) as fs:
-        store.spoil("get", lambda data: data[:-1] + bytes([data[-1] ^ 1]))
+        store.spoil("get", lambda data: data[:-1] + bytes([data[-1] ^ 1]), times=times)
         assert await read_all(fs, inode) == DATA
         assert damaged_count(fs) == 0
+        assert store.calls["get_range"] == 0  # the pack is kept whole
+
+
+async def test_a_store_that_misses_a_pack_for_a_moment(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick_retries(monkeypatch)
+    inode = await store_file(place)
+    store = FaultyStore(place.store())
+    async with running(place.with_empty_cache("other"), store=store) as fs:
+        store.fail("get", ObjectMissingError("not yet"), times=2)
+        assert await read_all(fs, inode) == DATA
+
+
+@pytest.mark.log_warnings
+async def test_a_missing_pack_is_not_asked_for_again_at_once(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restore of thousands of files must not wait for the same answer thousands of times."""
+    quick_retries(monkeypatch)
+    inode = await store_file(place)
+    (path,) = stored_packs(place)
+    kept = path.read_bytes()
+    path.unlink()
+    store = FaultyStore(place.store())
+    async with running(place.with_empty_cache("other"), store=store) as fs:
+        for _ in range(4):
+            assert not await is_readable(fs, inode, 1000)
+        assert store.calls["get"] - store.calls["list"] <= 8  # those of the mount, and three for the pack
+        asked = store.calls["get"]
+        assert not await is_readable(fs, inode, 2 * MIB)
+        assert store.calls["get"] == asked
+        path.write_bytes(kept)
+        monkeypatch.setattr("cubefs.engine.reading._BAD_S", -1.0)
+        for pack in fs.engine.reader._packs.values():
+            pack.bad_until_s = -1.0  # as after some minutes
+        assert await read_all(fs, inode) == DATA
 
 
 async def test_an_open_file_of_a_deleted_snapshot_is_stale(place: Place) -> None:

@@ -13,7 +13,7 @@ import trio
 from cubefs.db.blocks import Blocks
 from cubefs.db.database import Database
 from cubefs.db.outbox import Outbox
-from cubefs.engine import metalog
+from cubefs.engine import logend
 from cubefs.engine.committing import _WalSync
 from cubefs.engine.localpacks import LocalPacks
 from cubefs.engine.packing import NewBlock
@@ -37,10 +37,10 @@ STEPS: list[tuple[Any, str]] = [
     (Database, "commit"),
     (Database, "mark_cut"),
     (_WalSync, "sync"),
-    (Uploader, "_put"),
+    (Uploader, "_put_sync"),
     (LocalPacks, "mark_stored"),
     (Outbox, "put_sealed"),
-    (metalog, "ship"),
+    (logend, "ship"),
     (Outbox, "shipped"),
 ]
 

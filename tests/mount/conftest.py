@@ -1,4 +1,7 @@
-"""Fixtures for tests that really mount: skipped with the reason where there is no FUSE."""
+"""Fixtures for tests that really mount: skipped with the reason where there is no FUSE, or not the store asked for.
+
+Stores are local directories, or what CUBEFS_TEST_STORE says: see tests/support/remotes.py.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,23 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import remotes
 from tests.support.mounting import Machine
+from tests.support.sharedmount import machine_at
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stores(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The kind of store that the environment asks for, and its server."""
+    with remotes.in_use(request.getfixturevalue):
+        yield
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
     """A computer with cubefs on it; nothing stays mounted or running after the test."""
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        pytest.skip("/dev/fuse is missing or not permitted")
-    made = Machine(tmp_path)
-    try:
+    with machine_at(tmp_path) as made:
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture(scope="session")

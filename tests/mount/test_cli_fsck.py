@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.mounting import PROGRAMS, Machine
+from tests.support.sharedmount import packs, spoil_byte
 from tests.support.terminal import Terminal
 
 COMMANDS = [("cubefs", "fsck"), ("cubefs.fsck",), ("fsck.cubefs",), ("python", "-m", "cubefs.fsck")]
@@ -26,17 +27,15 @@ def test_json(filled: Machine) -> None:
 
 
 def test_damage_is_found_with_what_it_affects(filled: Machine) -> None:
-    (pack,) = [path for path in (filled.store / "packs").rglob("*") if path.is_file()]
-    content = bytearray(pack.read_bytes())
-    content[66] ^= 1  # in the first frame
-    pack.write_bytes(content)
+    (pack,) = [info.name for info in packs(filled)]
+    spoil_byte(filled, pack, 66)  # in the first frame
     result = filled.run("cubefs.fsck", filled.url, "--data")
     assert (result.code, result.err) == (4, "")
-    assert pack.name in result.out and "precious" in result.out
-    pack.unlink()
+    assert pack in result.out and "precious" in result.out
+    filled.remove_object(pack)
     result = filled.run("cubefs.fsck", filled.url)
     assert result.code == 4
-    assert pack.name in result.out and "precious" in result.out
+    assert pack in result.out and "precious" in result.out
 
 
 def test_it_could_not_look(filled: Machine) -> None:

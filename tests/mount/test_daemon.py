@@ -18,6 +18,7 @@ import pytest
 
 from cubefs.model import MIB
 from tests.support.mounting import PASSPHRASE, Machine, is_running, small_disk, wait_until
+from tests.support.sharedmount import machine_at
 
 
 def pid_of(machine: Machine) -> int:
@@ -358,16 +359,13 @@ def fuse_for_all() -> None:
 @pytest.fixture
 def nobodys(machine: Machine, empty_store: Path, as_root: None) -> Iterator[Machine]:
     """A machine whose files belong to a user without privileges, in a place that they can reach."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp", ignore_cleanup_errors=True) as place:
-        made = Machine(Path(place))
-        try:
-            made.adopt(empty_store)
-            made.mount_point.mkdir()
-            for path in (made.root, *made.root.rglob("*")):
-                os.chown(path, NOBODY, NOBODY)
-            yield made
-        finally:
-            made.close()
+    place = tempfile.TemporaryDirectory(dir="/var/tmp", ignore_cleanup_errors=True)
+    with place, machine_at(Path(place.name)) as made:
+        made.adopt(empty_store)
+        made.mount_point.mkdir()
+        for path in (made.root, *made.root.rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
+        yield made
 
 
 @pytest.mark.usefixtures("fuse_for_all")

@@ -47,33 +47,33 @@ def test_wrong_passphrase(filled: Machine) -> None:
 def test_no_store_there(machine: Machine) -> None:
     machine.mount_point.mkdir()
     refused(machine, "cubefs", "mount", machine.url, machine.mount_point, code=4, says="mkfs.cubefs")
-    assert not machine.store.exists()
+    assert not (machine.root / "store").exists()
 
 
-def test_a_directory_without_a_file_system(machine: Machine) -> None:
+def test_a_store_without_a_file_system(machine: Machine) -> None:
     machine.mount_point.mkdir()
-    machine.store.mkdir()
-    (machine.store / "holiday.jpg").write_bytes(b"\xff\xd8")
+    (machine.root / "store").mkdir()
+    machine.objects().put("holiday.jpg", b"\xff\xd8")
     refused(machine, "cubefs", "mount", machine.url, machine.mount_point, code=4, says="no cubefs file system")
-    assert [path.name for path in machine.store.iterdir()] == ["holiday.jpg"]
+    assert machine.object_names() == ["holiday.jpg"]
 
 
 def test_something_else_in_place_of_the_superblock(filled: Machine) -> None:
-    superblock = filled.store / "cubefs"
-    original = superblock.read_bytes()
-    superblock.write_bytes(b"\0" * 100)
+    store = filled.objects()
+    original = store.get("cubefs")
+    store.put("cubefs", bytes(100))
     refused(filled, "cubefs", "mount", filled.url, filled.mount_point, code=4, says=filled.url)
-    superblock.write_bytes(original)
+    store.put("cubefs", original)
     assert_unharmed(filled)
 
 
 def test_a_newer_format_version(filled: Machine) -> None:
-    superblock = filled.store / "cubefs"
-    original = superblock.read_bytes()
-    superblock.write_bytes(original.replace(b"version 1\n", b"version 7\n"))
+    store = filled.objects()
+    original = store.get("cubefs")
+    store.put("cubefs", original.replace(b"version 1\n", b"version 7\n"))
     line = refused(filled, "cubefs", "mount", filled.url, filled.mount_point, code=5, says="7")
     assert "1" in line and "newer" in line
-    superblock.write_bytes(original)
+    store.put("cubefs", original)
     assert_unharmed(filled)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounting import Machine
+from tests.support.mounting import Machine, wait_until
 from tests.support.sharedmount import error_of, new_directory, remount, shared_mount
 from tests.support.trees import KIB, MIB
 
@@ -229,12 +229,17 @@ def test_o_append_of_several_processes_loses_nothing(here: Path) -> None:
 
 
 def test_an_unlinked_file_lives_until_it_is_closed(shared: Machine, here: Path) -> None:
+    def inodes() -> int:
+        shared.cubefs("sync", shared.mount_point)  # what is counted is the last commit
+        return int(shared.status()["file_system"]["inodes"])
+
     file = here / "file"
     data = os.urandom(2 * MIB)
+    before = inodes()
     with file.open("w+b", buffering=0) as opened:
         opened.write(data[:MIB])
         file.unlink()
-        shared.cubefs("sync", shared.mount_point)
+        assert inodes() == before + 1
         opened.write(data[MIB:])
         assert os.fstat(opened.fileno()).st_nlink == 0
         assert not file.exists()
@@ -243,10 +248,9 @@ def test_an_unlinked_file_lives_until_it_is_closed(shared: Machine, here: Path) 
         opened.truncate(5)
         assert os.fstat(opened.fileno()).st_size == 5
         os.fchmod(opened.fileno(), 0o600)
-    inodes = shared.status()["file_system"]["inodes"]
     with (here / "other").open("w+b"):
         (here / "other").unlink()
-    assert shared.status()["file_system"]["inodes"] == inodes
+    wait_until(lambda: inodes() == before)  # close(2) does not wait for the file system to hear of it
 
 
 def test_replacing_an_open_file_leaves_its_reader_the_old_one(here: Path) -> None:

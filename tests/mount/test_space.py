@@ -17,14 +17,14 @@ from tests.support.trees import KIB, MIB
 def either(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Machine]:
     """Each way of cutting files into blocks."""
     # commits far apart: one in the middle of a file cuts a block short
-    with shared_mount(tmp_path_factory, chunking=request.param, commits="60s") as machine:
+    with shared_mount(tmp_path_factory, chunking=request.param, commits="1h") as machine:
         yield machine
 
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """The default way."""
-    with shared_mount(tmp_path_factory, commits="60s") as machine:
+    with shared_mount(tmp_path_factory, commits="1h") as machine:
         yield machine
 
 
@@ -125,8 +125,9 @@ def test_df_counts_what_the_store_holds(content: Machine, request: pytest.Fixtur
     content.cubefs("sync", content.mount_point)
     wait_until(lambda: used(look()) > used(before))
     assert 19 * MIB < used(look()) - used(before) < 22 * MIB
-    underlying = os.statvfs(content.store)
-    assert abs(look().f_bavail * look().f_frsize - underlying.f_bavail * underlying.f_frsize) < 500 * MIB
+    if content.remote is None:  # others say nothing about what they have room for
+        underlying = os.statvfs(content.store)
+        assert abs(look().f_bavail * look().f_frsize - underlying.f_bavail * underlying.f_frsize) < 500 * MIB
     out = subprocess.run(["df", "-k", here], capture_output=True, text=True, check=True).stdout.split("\n")[1]
     assert out.split()[0] == content.url and out.split()[5] == str(content.mount_point)
     (here / "file").unlink()

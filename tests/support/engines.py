@@ -19,6 +19,7 @@ from cubefs.db.audit_check import Severity
 from cubefs.fs.filesystem import FileSystem, FsOptions, open_filesystem
 from cubefs.store import Store
 from cubefs.store.retry import Retrying
+from cubefs.store.verify import Patience
 from tests.support.driver import Place
 
 QUIET = FsOptions(commit_interval_s=100_000.0, recovery_point_s=100_000.0)  # commits only when asked to
@@ -61,8 +62,12 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the store's own retries take milliseconds, and so the pauses of uploads and shipping."""
     quick = functools.partial(Retrying, attempts=2, first_delay_s=0.001, longest_delay_s=0.002)
     monkeypatch.setattr("cubefs.engine.engine.Retrying", quick)
-    for module in ("uploading", "shipping"):
+    for module in ("uploading", "shipping", "reading"):
         monkeypatch.setattr(f"cubefs.engine.{module}._PAUSE_FIRST_S", 0.01)
+        monkeypatch.setattr(f"cubefs.engine.{module}._PAUSE_MAX_S", 0.1)
+    monkeypatch.setattr("cubefs.engine.reading._FETCH_AGAIN_S", 0.01)
+    impatient = Patience(0.03, 0.01, 0.01, different_first_s=0.005, again_first_s=0.005)
+    monkeypatch.setattr("cubefs.store.verify.PATIENCE", impatient)
 
 
 def copy_as_killed(place: Place, target: Path) -> Place:

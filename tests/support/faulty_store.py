@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from cubefs.store.base import ObjectInfo, Store
 
@@ -45,17 +45,17 @@ class FaultyStore:
         self.inner.put_new(name, self._spoilt("put_new", data))
         self._raise("put_new", done=True)
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, *, newest: bool = False) -> bytes:
         self._before("get", name)
-        return self._spoilt("get", self.inner.get(name))
+        return self._spoilt("get", self.inner.get(name, newest=newest))
 
     def get_range(self, name: str, *, start: int, length: int) -> bytes:
         self._before("get_range", name)
         return self._spoilt("get_range", self.inner.get_range(name, start=start, length=length))
 
-    def head(self, name: str) -> ObjectInfo:
+    def head(self, name: str, *, newest: bool = False) -> ObjectInfo:
         self._before("head", name)
-        return self.inner.head(name)
+        return self.inner.head(name, newest=newest)
 
     def list(self, prefix: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
         """Failures come in the middle: each after the first object of a listing."""
@@ -68,6 +68,10 @@ class FaultyStore:
         self._before("delete", name)
         self.inner.delete(name)
         self._raise("delete", done=True)
+
+    def delete_many(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.delete(name)
 
     def describe(self) -> str:
         return self.inner.describe()

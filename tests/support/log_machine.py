@@ -8,7 +8,7 @@ from pathlib import Path
 import apsw
 
 from cubefs.db import image, schema
-from cubefs.engine import metalog, unlock
+from cubefs.engine import logend, metalog, unlock
 from cubefs.engine.metalog import Head
 from cubefs.format.keys import KdfParams
 from cubefs.format.log import Changes, Record, WriterOpened
@@ -85,7 +85,7 @@ class LogMachine:
     def ship(self, *records: Record) -> bytes:
         """Seal and ship a log object; return its bytes."""
         body = self.seal(*records)
-        metalog.ship(self.store, seq=self.head.seq + 1, body=body)
+        logend.ship(self.store, seq=self.head.seq + 1, body=body, log_key=self.log_key, uuid=self.uuid)
         self.head = metalog.after(self.head, body)
         return body
 

@@ -1,7 +1,7 @@
 """Real file systems for tests: made, mounted, used and unmounted with the real commands.
 
-`Machine` is one computer's worth of directories below a temporary one. Whatever a test does to it, `close` ends
-every process it started and leaves nothing mounted.
+`Machine` is one computer's worth of directories below a temporary one; its store is a directory there, or a
+`Remote` one. Whatever a test does to it, `close` ends every process it started and leaves nothing mounted.
 """
 
 from __future__ import annotations
@@ -14,15 +14,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from cubefs.store import Store, open_store
 
 PASSPHRASE = "correct horse battery staple"
 PROGRAMS = Path(sys.executable).parent  # where the entry points are installed
 TIMEOUT_S = 60.0
 END_TIMEOUT_S = 20.0
+FOREIGN = ("CUBEFS_", "XDG_", "AWS_", "ST_", "OS_")  # variables that are the developer's own business
 
 
 @dataclass(frozen=True)
@@ -46,25 +51,60 @@ class Finished:
         return lines[0].removeprefix("cubefs: ")
 
 
+@dataclass(frozen=True)
+class Remote:
+    """A store on a server: its URL, and what the environment must hold to reach it."""
+
+    url: str
+    environment: Mapping[str, str]
+    owner_environment: Mapping[str, str] = field(default_factory=dict)  # changes for who may delete everything
+    remarks: Sequence[str] = ()  # in warnings that mkfs always has for such a store: tests do not see those lines
+
+
 class Machine:
     """A store, a cache directory and a mount point, each made when first used."""
 
-    def __init__(self, root: Path, *, environment: Mapping[str, str] | None = None) -> None:
-        """Keep everything below `root`."""
+    def __init__(
+        self, root: Path, *, environment: Mapping[str, str] | None = None, remote: Remote | None = None
+    ) -> None:
+        """Keep everything below `root`, but for the store if there is a remote one."""
         self.root = root
-        self.store = root / "store"
-        self.url = f"local://{self.store}"
+        self.remote = remote
+        self.url = f"local://{root / 'store'}" if remote is None else remote.url
         self.cache = root / "cache"
         self.mount_point = root / "mnt"
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("CUBEFS_", "XDG_"))}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)}
         self.environment = {
             **kept,
             "CUBEFS_PASSPHRASE": PASSPHRASE,
             "CUBEFS_CACHE_DIR": str(self.cache),
             "XDG_CACHE_HOME": str(root / "xdg"),
+            **(remote.environment if remote else {}),
             **(environment or {}),
         }
         self._children: list[subprocess.Popen[Any]] = []
+
+    @property
+    def store(self) -> Path:
+        """The store's directory; a test that looks there is skipped where the store is on a server."""
+        if self.remote is not None:
+            pytest.skip("is about the directory of a local store")
+        return self.root / "store"
+
+    def objects(self) -> Store:
+        """Open the store by its driver, to look into it or to damage it: with the machine's own rights."""
+        with changed_environment(self.environment):
+            return open_store(self.url)
+
+    def object_names(self) -> list[str]:
+        """Return the names of all objects in the store."""
+        return [info.name for info in self.objects().list("")]
+
+    def remove_object(self, name: str) -> None:
+        """Delete an object, which the machine itself perhaps may not."""
+        owner = self.remote.owner_environment if self.remote else {}
+        with changed_environment({**self.environment, **owner}):
+            open_store(self.url).delete(name)
 
     # -- commands ------------------------------------------------------------------------------------------
 
@@ -85,7 +125,10 @@ class Machine:
             timeout=timeout_s,
             start_new_session=True,  # no controlling terminal, as under cron
         )
-        return Finished(result.returncode, result.stdout.decode(), result.stderr.decode())
+        lines = result.stderr.decode().splitlines(keepends=True)
+        remarks = self.remote.remarks if self.remote else ()
+        said = [line for line in lines if not any(remark in line for remark in remarks)]
+        return Finished(result.returncode, result.stdout.decode(), "".join(said))
 
     def cubefs(self, *arguments: str | bytes | Path, **options: Any) -> Finished:
         """Run `cubefs` and demand success."""
@@ -120,8 +163,13 @@ class Machine:
         return str(made["recovery_key"])
 
     def adopt(self, store: Path) -> None:
-        """Start with a copy of a store that was made before: faster than making one."""
-        shutil.copytree(store, self.store)
+        """Start with a copy of a store that was made before, in a directory: faster than making one."""
+        if self.remote is None:
+            shutil.copytree(store, self.store)
+            return
+        target = self.objects()
+        for info in open_store(f"local://{store}").list(""):
+            target.put(info.name, (store / info.name).read_bytes())
 
     def mount(self, *arguments: str | Path, at: Path | None = None) -> Path:
         """Mount (in the background) and return the mount point."""
@@ -176,6 +224,19 @@ class Machine:
                 if os.fsencode(self.root) in Path(f"/proc/{process}/cmdline").read_bytes():
                     found.append(process)
         return found
+
+
+@contextlib.contextmanager
+def changed_environment(environment: Mapping[str, str]) -> Iterator[None]:
+    """Let this process have another environment for a moment."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def mounts_below(root: Path) -> list[Path]:

@@ -1,19 +1,30 @@
-"""A pytest plugin: counts passed, skipped and failed tests per directory and prints that last of all."""
+"""A pytest plugin: counts passed, skipped and failed tests per directory and prints that last of all.
+
+Several runs that belong together have one table: CUBEFS_TEST_SUMMARY names a file that hands it on. A run with
+CUBEFS_TEST_STORE has lines of its own.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+HANDED_ON = "CUBEFS_TEST_SUMMARY"
+STORE = "CUBEFS_TEST_STORE"
 COLUMNS = ("passed", "skipped", "failed")
 
 
 class DirectorySummary:
     """Collects one outcome per test; printed when pytest has printed everything of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, store: str = "", handed_on: str = "") -> None:
+        """store: where the tests keep their stores, if it is worth mentioning. handed_on: the file, if any."""
+        self._suffix = f" on {store}" if store else ""
+        self._handed_on = Path(handed_on) if handed_on else None
         self._outcomes: dict[str, str] = {}  # node id -> column
         self._collection_errors: Counter[str] = Counter()
 
@@ -35,11 +46,7 @@ class DirectorySummary:
 
     def lines(self) -> list[str]:
         """Return the table, a line per directory and one for all."""
-        table: dict[str, Counter[str]] = {}
-        for node, column in self._outcomes.items():
-            table.setdefault(directory_of(node), Counter())[column] += 1
-        for directory, count in self._collection_errors.items():
-            table.setdefault(directory, Counter())["failed"] += count
+        table = self._table()
         if not table:
             return []
         rows = sorted(table.items())
@@ -50,12 +57,25 @@ class DirectorySummary:
             for directory, counts in rows
         ]
 
+    def _table(self) -> dict[str, Counter[str]]:
+        """Count this run, on top of what earlier ones have handed on."""
+        table: dict[str, Counter[str]] = {}
+        if self._handed_on is not None and self._handed_on.exists() and (text := self._handed_on.read_text()):
+            table = {directory: Counter(counts) for directory, counts in json.loads(text).items()}
+        for node, column in self._outcomes.items():
+            table.setdefault(directory_of(node) + self._suffix, Counter())[column] += 1
+        for directory, count in self._collection_errors.items():
+            table.setdefault(directory + self._suffix, Counter())["failed"] += count
+        return table
+
     def pytest_unconfigure(self, config: pytest.Config) -> None:
         """Print the table: this hook runs after pytest's own summary line."""
         reporter = config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and not config.option.collectonly:
             for line in self.lines():
                 reporter.write_line(line)
+            if self._handed_on is not None:
+                self._handed_on.write_text(json.dumps(self._table()))
 
 
 def directory_of(node: str) -> str:
@@ -65,5 +85,7 @@ def directory_of(node: str) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the collector."""
-    config.pluginmanager.register(DirectorySummary(), "directory-summary")
+    """Register the collector. Processes that tests start must not find the file: its variable goes."""
+    store = os.environ.get(STORE, "")
+    collector = DirectorySummary(store="" if store == "local" else store, handed_on=os.environ.pop(HANDED_ON, ""))
+    config.pluginmanager.register(collector, "directory-summary")

@@ -13,23 +13,29 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.mounting import Machine
+from cubefs.store.base import ObjectInfo
+from tests.support import remotes
+from tests.support.mounting import Machine, Remote
 
 _BAD_WORDS = (" WARNING ", " ERROR ", " CRITICAL ", "Traceback")
 
 
 @contextmanager
-def machine_at(root: Path) -> Iterator[Machine]:
-    """Yield a machine below `root`; skips the test where nothing can be mounted."""
+def machine_at(root: Path, *, remote: Remote | None = None) -> Iterator[Machine]:
+    """Yield a machine below `root`, with this store, or with a new one of the kind in use.
+
+    Skips the test where nothing can be mounted.
+    """
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("/dev/fuse is missing or not permitted")
-    with closing(Machine(root)) as machine:
+    store = remotes.new() if remote is None else nullcontext(remote)
+    with store as used, closing(Machine(root, remote=used)) as machine:
         yield machine
 
 
@@ -84,13 +90,29 @@ def audit(machine: Machine) -> None:
 
 def stored_bytes(machine: Machine) -> int:
     """Return how much all objects of the store take."""
-    return sum(path.stat().st_size for path in machine.store.rglob("*") if path.is_file())
+    return sum(info.size_bytes for info in machine.objects().list(""))
 
 
-def packs(machine: Machine) -> list[Path]:
-    """Return all packs in the store, the oldest first."""
-    found = [path for path in (machine.store / "packs").rglob("*") if path.is_file()]
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+def packs(machine: Machine) -> list[ObjectInfo]:
+    """Return all packs in the store."""
+    return list(machine.objects().list("packs/"))
+
+
+def damage(machine: Machine, name: str, change: Callable[[bytearray], object]) -> None:
+    """Replace an object in the store by what `change` makes of its bytes."""
+    store = machine.objects()
+    content = bytearray(store.get(name))
+    change(content)
+    store.put(name, bytes(content))
+
+
+def spoil_byte(machine: Machine, name: str, offset: int) -> None:
+    """Flip a bit of the byte at `offset` of an object; once more, and it is as before. Negative: from the end."""
+
+    def flip(content: bytearray) -> None:
+        content[offset] ^= 1
+
+    damage(machine, name, flip)
 
 
 def error_of(call: Callable[..., object], *arguments: Any, **options: Any) -> str:

@@ -42,6 +42,8 @@ DOORS = {  # library -> the one package (or module) that may import it
     "boto3": "store",
     "botocore": "store",
     "swiftclient": "store",
+    "keystoneauth1": "store",
+    "urllib3": "store",
     "pyfuse3": "fuse",
 }
 SYNCHRONOUS = frozenset({"errors", "model", "format", "chunking", "db", "store"})  # know nothing of trio

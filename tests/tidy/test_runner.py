@@ -33,11 +33,11 @@ def test_expected_failure(): assert False
 }
 
 
-def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(directory: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run pytest with the plugin alone."""
     command = [sys.executable, "-m", "pytest", "-p", "tests.support.pytest_summary", "--rootdir", str(directory)]
     command += ["-p", "no:cacheprovider", "-c", os.devnull, "--continue-on-collection-errors", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     return subprocess.run(
         command,
         cwd=directory,
@@ -71,6 +71,22 @@ def test_counts_per_directory_come_last(sample: Path) -> None:
         ["all", "4", "passed", "2", "skipped", "4", "failed"],
     ]
     assert " passed" in done.stdout.splitlines()[-6] and " failed" in done.stdout.splitlines()[-6]
+
+
+def test_runs_that_belong_together_have_one_table(sample: Path, tmp_path: Path) -> None:
+    handed_on = str(tmp_path / "summary")
+    first = run(sample, "tests/good", "tests/mixed", CUBEFS_TEST_SUMMARY=handed_on)
+    assert first.returncode == 1
+    second = run(sample, "tests/good", CUBEFS_TEST_SUMMARY=handed_on, CUBEFS_TEST_STORE="s3-prefix")
+    assert second.returncode == 0
+    assert [line.split("  ")[0] for line in second.stdout.splitlines()[-4:]] == [
+        "tests/good",
+        "tests/good on s3-prefix",
+        "tests/mixed",
+        "all",
+    ]
+    last = second.stdout.splitlines()[-1].split()
+    assert last == ["all", "6", "passed", "1", "skipped", "3", "failed"]
 
 
 def test_success_is_zero(sample: Path) -> None:

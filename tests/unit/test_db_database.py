@@ -88,7 +88,7 @@ def test_commits_are_numbered_and_empty_ones_are_not(database: Database) -> None
     assert commit(database, cut=True) == 0
     put(database, "b")
     assert commit(database, cut=True) == 2
-    assert Outbox(database).next_cut(1000) == 2
+    assert Outbox(database).next_cut(1000, durable_number=9) == 2
     assert database.last_number == 2
 
 
@@ -113,10 +113,11 @@ def test_an_earlier_commit_becomes_a_cut(database: Database) -> None:
     put(database, "a")
     commit(database)
     outbox = Outbox(database)
-    assert outbox.next_cut(1000) == 0
+    assert outbox.next_cut(1000, durable_number=9) == 0
     assert commit(database, cut=True) == 0
     assert database.mark_cut() == 1
-    assert outbox.next_cut(1000) == 1
+    assert outbox.next_cut(1000, durable_number=0) == 0  # committed, but not on the disk yet
+    assert outbox.next_cut(1000, durable_number=1) == 1
 
 
 def test_ids_survive_and_are_not_reused(database: Database) -> None:

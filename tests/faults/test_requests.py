@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 from cubefs.engine.metalog import FETCH_AHEAD
 from tests.faults.scene import Data, Scene
 
-IDLE_S = 4.0  # some commit intervals and recovery points
+IDLE_S = 3.0  # some commit intervals and recovery points
 
 Kinds = Mapping[str, int]
 

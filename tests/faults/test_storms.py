@@ -29,9 +29,8 @@ def test_storms(scene: Scene, status: int, storm_status: int) -> None:
     store_under_storm(scene, data, "storm", status=storm_status, storm=storm)
     for each in COUNTERS:
         scene.proxy.rule("error", status=each, fraction=0.12)
-    for name, size in (("shower", 5 * MIB), ("second shower", 0)):
-        data.write(name, size=size)
-        machine.cubefs("sync", machine.mount_point, timeout_s=LIMIT_S)
+    data.write("shower")
+    machine.cubefs("sync", machine.mount_point, timeout_s=LIMIT_S)
     assert state(machine)["store_error"] is None
     assert_calm(machine)
     scene.proxy.clear()

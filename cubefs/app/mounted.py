@@ -145,8 +145,7 @@ class Mounted:
         Cheap, for it is asked several times a second; and without the database, which may be closed already.
         """
         engine = self.fs.engine
-        store_error = engine.uploader.last_error or engine.shipper.last_error
-        return {"left_bytes": self.left_bytes(), "store_error": store_error}
+        return {"left_bytes": self.left_bytes(), "store_error": engine.store_error}
 
     def change_limits(self, given: Mapping[str, str]) -> dict[str, Any]:
         """Change the limits that `given` names, at once; return all, and how the mount adapts to a busy store."""

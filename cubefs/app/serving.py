@@ -186,7 +186,10 @@ class _Life:
                 self._scope.cancel()
                 continue
             asked = True
-            _log.info("%s: unmounting, then storing what is left; once more ends at once (nothing is lost)", name)
+            _log.info(
+                "%s: unmounting, then storing what is left; once more ends at once (what was acknowledged is safe)",
+                name,
+            )
             if mounted.is_mounted:
                 nursery.start_soon(mounted.unmount_at_any_rate)
 

@@ -87,7 +87,8 @@ class Engine:
     ) -> None:
         self.options = options
         self.meter = meter
-        self.store: Store = Retrying(store, meter=meter)
+        self._retrying = Retrying(store, meter=meter)
+        self.store: Store = self._retrying
         self._rng = random.Random()
         self.uuid = superblock.uuid
         self.clock_ns = clock_ns
@@ -188,6 +189,13 @@ class Engine:
             snapshots=self.snapshots,
             gate=self.gate,
         )
+
+    @property
+    def store_error(self) -> str | None:
+        """What is wrong with the store at the moment: why something failed, or is being tried again; else None."""
+        troubles = (self.uploader.trouble, self.shipper.trouble, self.reader.trouble)
+        failed = next((trouble.last_error for trouble in troubles if trouble.last_error), None)
+        return failed or self._retrying.problem
 
     def _pack_grown(self, salt: bytes, size_bytes: int) -> None:
         self.local.add(salt, PackState.OPEN, size_bytes)

@@ -38,6 +38,7 @@ from cubefs.format.keys import Keyring, object_hash
 from cubefs.store.base import Store
 from cubefs.store.verify import put_new_verified, put_verified
 
+LISTINGS_MAX = 3  # before it is believed that there is no base: a byte of a listing may be wrong, too
 FETCH_AHEAD = 4  # objects on their way at once: hides round trips, bounds memory
 
 Progress = Callable[[str, int], None]  # (name of the object just processed, its stored bytes)
@@ -199,11 +200,7 @@ def rebuild(
     for path in (target, target.with_name(target.name + "-wal")):
         if path.exists():  # a new database under an old WAL would be corrupted by it
             raise LocalDiskError(f"{path} exists already")
-    seq = newest_base(store)
-    if seq is None:
-        raise IntegrityError(
-            f"{store.describe()} holds no complete base ({names.BASE}*/manifest): its metadata was removed"
-        )
+    seq = _find_base(store)
     partial = target.with_name(target.name + ".partial")
     _remove_database(partial)
     report = progress or (lambda name, stored_bytes: None)
@@ -219,6 +216,19 @@ def rebuild(
     finally:
         _remove_database(partial)
     return head
+
+
+def _find_base(store: Store) -> int:
+    """Return the seq of the newest base. A listing has no checksum: what it says is believed when it is there."""
+    for _ in range(LISTINGS_MAX):
+        seq = newest_base(store)
+        if seq is not None:
+            with contextlib.suppress(ObjectMissingError):
+                store.head(names.base_manifest(seq))
+                return seq
+    raise IntegrityError(
+        f"{store.describe()} holds no complete base ({names.BASE}*/manifest): its metadata was removed"
+    )
 
 
 def _fetch_base(store: Store, seq: int, *, log_key: bytes, uuid: bytes, target: Path, report: Progress) -> Head:

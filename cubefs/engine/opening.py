@@ -57,7 +57,7 @@ async def open_database(
         opened = await _open_existing(path, store=store, superblock=superblock, keyring=keyring)
         if opened is not None:
             return opened
-        log.info("another machine has written since: rebuilding the database from the store")
+        log.info("rebuilding the database from the store")
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
     for suffix in ("-wal", "-shm"):
@@ -87,8 +87,9 @@ async def _open_existing(path: Path, *, store: Store, superblock: Superblock, ke
             )
         outbox = Outbox(database)
         if outbox.find_head() is None:
+            log.info("the last mount ended before its first commit")
             database.close()
-            return None  # the process ended between the rebuild and its first commit
+            return None
 
         async def is_current() -> bool:
             return await _is_current(outbox, store=store, superblock=superblock, keyring=keyring)

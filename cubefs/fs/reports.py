@@ -103,7 +103,7 @@ class Reports:
             "verify": str(engine.options.verify),
             "settle_s": engine.options.settle_s,
             "not_checked": NOT_CHECKED if engine.shipper.is_unchecked else None,
-            "store_error": next((trouble.last_error for trouble in troubles if trouble.last_error), None),
+            "store_error": engine.store_error,
             "store_error_since_ns": min((t.since_ns for t in troubles if t.since_ns is not None), default=None),
             "store_traffic": dict(engine.meter.statistics()),
             "packs_fetched": reads.packs_fetched,

@@ -70,6 +70,8 @@ def examine(store: Store, plan: Plan, *, probe: Probe | None = None, progress: P
     probe = probe or Probe(store, progress=progress or (lambda text: None))
     started_s = probe.clock()
     try:
+        probe.begin("reading what was put")
+        probe.find(probe.name("absent"))  # who is no store at all gets no report, but one line
         results = _thorough(probe, plan) if plan.is_thorough else _brief(probe, plan)
     except StoreError as error:
         leftover = probe.clean_up()

@@ -88,6 +88,14 @@ class Retrying:
         self._rng = rng or random.Random()
         self._on_retry = on_retry
         self._meter = meter or Meter()
+        self._problems: dict[object, StoreError] = {}  # of the calls that are being tried again now
+
+    @property
+    def problem(self) -> str | None:
+        """Why a call is being tried again at this moment, None when none is. From any thread."""
+        for error in list(self._problems.values()):
+            return str(error)
+        return None
 
     def put(self, name: str, data: bytes | memoryview) -> None:
         """Put, again where that can help."""
@@ -147,12 +155,17 @@ class Retrying:
 
     def _call(self, verb: str, attempt: Callable[[], T]) -> T:
         backoff, failed_attempts = self._backoff(), 0
-        while True:
-            try:
-                return attempt()
-            except StoreError as error:
-                failed_attempts += 1
-                self._wait_or_raise(verb, failed_attempts, error, backoff)
+        try:
+            while True:
+                try:
+                    return attempt()
+                except StoreError as error:
+                    failed_attempts += 1
+                    if error.retryable:
+                        self._problems[backoff] = error
+                    self._wait_or_raise(verb, failed_attempts, error, backoff)
+        finally:
+            self._problems.pop(backoff, None)
 
     def _backoff(self) -> Backoff:
         return Backoff(self._first_delay_s, self._longest_delay_s, self._rng)

@@ -19,7 +19,7 @@ Kinds = Mapping[str, int]
 # once more behind its last name; for a conditional put, whose object it is.
 BEGIN: Kinds = {"GET cubefs": 1, "LIST keys": 1, "GET keys": 2, "PUT cubefs": 1, "LIST meta": 1}
 BEGIN_SWIFT: Kinds = {"GET token": 2, "LIST keys": 1}
-FROM_NOTHING: Kinds = {"LIST base": 1, "GET base": 2}
+FROM_NOTHING: Kinds = {"LIST base": 1, "HEAD base": 1, "GET base": 2}
 FROM_NOTHING_SWIFT: Kinds = {"LIST base": 1}
 FROM_CACHE: Kinds = {"GET meta": 1}
 SYNC: Kinds = {"PUT packs": 1, "GET packs": 1, "PUT meta": 1, "GET meta": 1}

@@ -37,7 +37,7 @@ settings.load_profile("ci")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare our markers; let the programs under test have Ctrl-C even where a script in the background has not."""
+    """Declare our markers; let programs under test have Ctrl-C even where a script in the background has not."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(

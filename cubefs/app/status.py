@@ -78,9 +78,9 @@ def _trouble(inner: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Say what is wrong with the store, since when, and who waits for it."""
     rows = []
     if inner["store_error"]:
-        rows.append(
-            ("store trouble", f"since {format_time(inner['store_error_since_ns'])}: {inner['store_error']}")
-        )
+        since_ns = inner["store_error_since_ns"]  # None for what is only being tried again
+        since = f"since {format_time(since_ns)}: " if since_ns is not None else ""
+        rows.append(("store trouble", f"{since}{inner['store_error']}"))
     if inner["writers_waiting_for_store"]:
         rows.append(("writers wait", "the cache is full of data that the store has not taken yet"))
     if inner["readers_waiting_for_store"]:
